@@ -1,0 +1,245 @@
+"""A result file: one immutable, uncompressed zip with `meta.json` and an Arrow file per table."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from cache import arrow
+from cache.errors import DamagedError, NewerFormatError, StoreError, explain
+from cache.files import check_key, durable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RESULT_FORMAT = 1
+_META = "meta.json"
+_TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
+# The time a zip may not do without. A fixed one makes equal results equal byte for byte.
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
+_END = struct.Struct("<4s4H2LH")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a result may be; the same when it is written and when it is read."""
+
+    file_bytes: int = 2 << 30
+    table_bytes: int = 4 << 30
+    table_rows: int = 200_000_000
+    meta_bytes: int = 16 << 20
+    tables: int = 64
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A result as it was put: its tables and what was said about it.
+
+    Args:
+        key: The 64 hexadecimal characters under which it was put.
+        tables: The Arrow tables by name.
+        meta: The caller's own description.
+        path: The file it came from, None when it was read from bytes.
+        indexed: Whether its per-token tables belong into the index.
+    """
+
+    key: str
+    tables: dict[str, pa.Table]
+    meta: dict[str, Any]
+    path: Path | None
+    indexed: bool = field(default=True, compare=False)
+
+
+def write_result(
+    path: Path,
+    key: str,
+    tables: Mapping[str, pa.Table],
+    meta: Mapping[str, Any],
+    *,
+    index: bool = True,
+    limits: Limits = LIMITS,
+) -> None:
+    """Write a result file; when this returns, it is complete and on the disk.
+
+    Args:
+        path: The file to write; a file that is there is replaced at once or not at all.
+        key: The key of the result, 64 hexadecimal characters.
+        tables: Tables by name, names like `tokens` or `top_k`.
+        meta: Anything JSON can hold.
+        index: Whether the per-token tables belong into the index.
+        limits: How large the result may be.
+
+    Raises:
+        StoreError: The result cannot be stored, or the disk or folder refuses it.
+    """
+    envelope = {
+        "format": RESULT_FORMAT,
+        "index": index,
+        "key": check_key(key),
+        "meta": _checked_meta(meta),
+        "tables": sorted(tables),
+    }
+    text = json.dumps(envelope, sort_keys=True, separators=(",", ":")).encode("ascii")
+    if len(text) > limits.meta_bytes or len(tables) > limits.tables:
+        raise StoreError("The result's description is too large, or it has too many tables.")
+    for name, table in tables.items():
+        if not _TABLE.fullmatch(name):
+            raise StoreError(f"{name[:80]!r} is no table name: use a-z, 0-9 and _, like 'top_k'.")
+        if table.nbytes > limits.table_bytes or table.num_rows > limits.table_rows:
+            raise StoreError(f"The table {name!r} is too large to be stored.")
+    try:
+        with durable(path) as file:
+            _write_zip(file, text, tables)
+            if file.tell() > limits.file_bytes:
+                raise StoreError("The result is too large to be stored.")
+    except OSError as error:
+        raise explain(error, path.parent) from error
+
+
+def read_result(source: Path | bytes, *, limits: Limits = LIMITS) -> Stored:
+    """Read a result file, which may come from a stranger.
+
+    Nothing is unpacked to the disk, no code of the file is run, and no more memory is taken than
+    `limits` allow.
+
+    Raises:
+        DamagedError: It is no result file, is damaged, or exceeds the limits.
+        NewerFormatError: A newer version wrote it.
+        FileNotFoundError: There is no such file.
+        StoreError: The file cannot be opened.
+    """
+    with _open(source) as file, _open_zip(file, limits) as archive:
+        envelope = _envelope(archive)
+        tables = {
+            name: arrow.decode(
+                _read(archive, f"{name}.arrow"),
+                max_bytes=limits.table_bytes,
+                max_rows=limits.table_rows,
+            )
+            for name in envelope["tables"]
+        }
+    path = source if isinstance(source, Path) else None
+    return Stored(envelope["key"], tables, envelope["meta"], path, envelope["index"])
+
+
+def read_meta(path: Path, *, limits: Limits = LIMITS) -> dict[str, Any]:
+    """Read only the caller's description of a result; raises as `read_result` does."""
+    with _open(path) as file, _open_zip(file, limits) as archive:
+        meta: dict[str, Any] = _envelope(archive)["meta"]
+    return meta
+
+
+def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    plain = dict(meta)
+    try:
+        again = json.loads(json.dumps(plain, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"The result's description is not plain JSON: {error}.") from error
+    checked: dict[str, Any] = again
+    if checked.keys() != plain.keys():
+        raise StoreError("The result's description has keys that are not text.")
+    return checked
+
+
+def _write_zip(file: BinaryIO, text: bytes, tables: Mapping[str, pa.Table]) -> None:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
+        archive.writestr(zipfile.ZipInfo(_META, _NO_TIME), text)
+        for name in sorted(tables):
+            data = arrow.encode(tables[name])
+            try:
+                with archive.open(zipfile.ZipInfo(f"{name}.arrow", _NO_TIME), "w") as member:
+                    member.write(memoryview(data))
+            except (zipfile.LargeZipFile, RuntimeError) as error:
+                raise StoreError("The result is too large to be stored.") from error
+
+
+def _open(source: Path | bytes) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        return open(source, "rb")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{source} cannot be read: {error.strerror}.") from error
+
+
+def _open_zip(file: BinaryIO, limits: Limits) -> zipfile.ZipFile:
+    """Open the zip after a look at its end, because `zipfile` reads any number of entries."""
+    size = file.seek(0, os.SEEK_END)
+    if size > limits.file_bytes or size < _END.size:
+        raise DamagedError("The file is too large or too short for a result.")
+    # A zip64 locator would stand right before the end record; we never write one.
+    file.seek(max(0, size - _END.size - 20))
+    tail = file.read()
+    magic, _, _, _, entries, directory, _, comment = _unpack_end(tail[-_END.size :])
+    too_many = entries > limits.tables + 1 or directory > (limits.tables + 1) * 256
+    if magic != b"PK\5\6" or comment or too_many or b"PK\6\7" in tail[:4]:
+        raise DamagedError("The file is no result file.")
+    try:
+        archive = zipfile.ZipFile(file)
+        infos = archive.infolist()
+        names = [info.filename for info in infos]
+        plain = all(i.compress_type == zipfile.ZIP_STORED and not i.flag_bits & 1 for i in infos)
+        honest = all(info.file_size == info.compress_size for info in infos)
+        if not plain or not honest or sum(info.file_size for info in infos) > size:
+            raise DamagedError("The file is packed in a way result files are not.")
+        if len(set(names)) < len(names) or _META not in names:
+            raise DamagedError("The file has no description, or a name twice.")
+        if archive.getinfo(_META).file_size > limits.meta_bytes:
+            raise DamagedError("The file's description is too large.")
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise DamagedError(f"The file is no result file: {error}.") from error
+    return archive
+
+
+def _unpack_end(data: bytes) -> tuple[Any, ...]:
+    return _END.unpack(data)
+
+
+def _envelope(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """Read and check `meta.json`: which tables there are must match what lies beside it."""
+    try:
+        envelope = json.loads(_read(archive, _META), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"The file's description is no JSON: {str(error)[:200]}.") from error
+    if not isinstance(envelope, dict) or type(envelope.get("format")) is not int:
+        raise DamagedError("The file's description names no format.")
+    if envelope["format"] > RESULT_FORMAT:
+        raise NewerFormatError("The file was written by a newer TokenScope: update to read it.")
+    tables, key = envelope.get("tables"), envelope.get("key")
+    if not isinstance(tables, list) or not isinstance(envelope.get("meta"), dict):
+        raise DamagedError("The file's description lacks its tables or its meta.")
+    if not isinstance(key, str) or not isinstance(envelope.get("index"), bool):
+        raise DamagedError("The file's description lacks its key.")
+    if not all(isinstance(name, str) and _TABLE.fullmatch(name) for name in tables):
+        raise DamagedError("The file has a table with an impossible name.")
+    if sorted([_META, *(f"{name}.arrow" for name in tables)]) != sorted(archive.namelist()):
+        raise DamagedError("The file's tables are not those its description names.")
+    try:
+        check_key(key)
+    except StoreError as error:
+        raise DamagedError(f"The file's description is wrong: {error}") from error
+    return envelope
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
+        raise DamagedError(f"{name} in the file is damaged: {error}.") from error

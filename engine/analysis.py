@@ -1,0 +1,283 @@
+"""The registry: one declaration per analysis serves page, command line, key, help and export.
+
+A new method is one new file::
+
+    @analysis("family.method", version=1, subject=Trace, params=Params, tables={…}, cite="…")
+    def method(ctx: Context) -> Iterator[Progress | Tables]:
+        yield Progress(0.5, "half way")
+        yield Tables(tokens=ctx.per_token({"score": scores}))
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from engine.errors import UserError
+from engine.subjects import Group, Rollouts, Subject, Text, Trace
+
+if TYPE_CHECKING:
+    from engine.context import Context
+
+
+class Params(BaseModel):
+    """Base of all params: immutable, unknown names refused, defaults filled in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a result table.
+
+    Attributes:
+        type: Arrow type.
+        doc: one-line definition, shown as help text.
+        unit: ``nats``, ``probability``, …; empty for names and counts.
+        label: what a person reads above it.
+    """
+
+    type: pa.DataType
+    doc: str
+    unit: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Schema of a result table.
+
+    Attributes:
+        columns: by name, in order; for ``per_token`` tables the common ones are put in front.
+        per_token: one row per token of the trace.
+        doc: what a row is.
+    """
+
+    columns: Mapping[str, Column]
+    doc: str = ""
+    per_token: bool = False
+
+    def schema(self) -> pa.Schema:
+        """Arrow schema, common per-token columns included."""
+        columns = {**(PER_TOKEN if self.per_token else {}), **self.columns}
+        return pa.schema([pa.field(name, column.type) for name, column in columns.items()])
+
+
+PER_TOKEN: Mapping[str, Column] = MappingProxyType(
+    {
+        "position": Column(pa.int64(), "Place in the sequence, from 0, special tokens included."),
+        "token_id": Column(pa.int64(), "Id in the model's vocabulary."),
+        "token": Column(pa.string(), "The token's text; bytes that are no UTF-8 as \\xNN."),
+        "token_bytes": Column(pa.binary(), "The token's exact bytes."),
+        "start_byte": Column(pa.int64(), "First byte in the text.", "bytes"),
+        "end_byte": Column(pa.int64(), "Byte after the last one in the text.", "bytes"),
+        "role": Column(pa.string(), "Who speaks."),
+        "segment": Column(pa.string(), "prompt, response or answer."),
+        "ids_origin": Column(pa.string(), "logged, generated or encoded (from text)."),
+    }
+)
+
+NOTES = pa.schema(
+    [
+        pa.field("table", pa.string()),
+        pa.field("column", pa.string()),
+        pa.field("position", pa.int64()),
+        pa.field("rollout", pa.int64()),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        fraction: 0 to 1, None when it cannot be known.
+        message: what is being done, for a person.
+        eta: seconds that may remain, None when unknown.
+    """
+
+    fraction: float | None
+    message: str
+    eta: float | None = None
+
+
+class Tables(dict[str, pa.Table]):
+    """The state of a result so far, by table name; the last one yielded is the result.
+
+    One yielded before the end is what stays when the job is cancelled (status ``partial``).
+    """
+
+    def __init__(self, tables: Mapping[str, pa.Table] | None = None, /, **more: pa.Table) -> None:
+        super().__init__({**(tables or {}), **more})
+
+
+Run = Callable[["Context"], Iterator[Progress | Tables]]
+_R = TypeVar("_R", bound=Run)
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A registered analysis; see ``analysis`` for the fields."""
+
+    name: str
+    version: int
+    subject: type[Any]
+    models: tuple[str, ...]
+    params: type[Params]
+    tables: Mapping[str, Table]
+    title: str
+    doc: str
+    cite: tuple[str, ...]
+    caveats: tuple[str, ...]
+    run: Run
+
+    def accepts(self, subject: Subject) -> bool:
+        """Whether the subject fits, directly or by the lifting rules of ``engine.run``."""
+        if isinstance(subject, self.subject):
+            return True
+        if isinstance(subject, Text):
+            return self.subject is Trace and bool(self.models)
+        return self.subject is Trace and isinstance(subject, Group | Rollouts)
+
+    def parse(self, params: Mapping[str, Any] | BaseModel | None) -> Params:
+        """Validated params.
+
+        Raises:
+            UserError: for an unknown name or a value out of range, saying which are allowed.
+        """
+        from pydantic import ValidationError
+
+        given = params.model_dump() if isinstance(params, BaseModel) else dict(params or {})
+        try:
+            return self.params.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "params"
+            known = ", ".join(self.params.model_fields) or "none"
+            if first["type"] == "extra_forbidden":
+                raise UserError(
+                    f"{self.name} has no parameter {name!r}; it has: {known}."
+                ) from None
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{self.name}: {name}: {reason}.") from None
+
+
+_registry: dict[str, Analysis] = {}
+_loaded = False
+
+
+def analysis(
+    name: str,
+    *,
+    version: int,
+    subject: type[Any],
+    tables: Mapping[str, Table],
+    title: str,
+    params: type[Params] = Params,
+    models: tuple[str, ...] = ("model",),
+    cite: tuple[str, ...] = (),
+    caveats: tuple[str, ...] = (),
+) -> Callable[[_R], _R]:
+    """Register a generator function as an analysis.
+
+    Args:
+        name: ``family.method``; the name in pages, command line, keys and exports.
+        version: raised whenever the same request would give other numbers.
+        subject: ``Trace`` (lifted over groups and rollouts), ``Group``, ``TokenizerRef``, …
+        tables: schemas by table name; the first is the main one.
+        title: the question it answers, in plain words.
+        params: a frozen pydantic class: page's form, command line's options, part of the key.
+        models: roles of the models it needs; ``()`` for analyses of a tokenizer alone.
+        cite: sources, paper and section.
+        caveats: what a reader must know before believing the numbers.
+    """
+
+    def register(function: _R) -> _R:
+        if name in _registry:
+            raise ValueError(f"analysis {name!r} is registered twice")
+        _registry[name] = Analysis(
+            name=name,
+            version=version,
+            subject=subject,
+            models=models,
+            params=params,
+            tables=MappingProxyType(dict(tables)),
+            title=title,
+            doc=inspect.getdoc(function) or "",
+            cite=cite,
+            caveats=caveats,
+            run=function,
+        )
+        return function
+
+    return register
+
+
+_METHOD_MODULES = ("engine.statistics", "engine.generate")
+_METHOD_PACKAGES = ("attribution", "flow", "critical", "reward", "tokenizer")
+
+
+def analyses() -> Mapping[str, Analysis]:
+    """All analyses by name; imports the method files on first use (they import no torch)."""
+    global _loaded
+    if not _loaded:
+        for module in _METHOD_MODULES:
+            importlib.import_module(module)
+        engine = importlib.import_module("engine")
+        for family in pkgutil.iter_modules(engine.__path__):
+            if family.ispkg and family.name in _METHOD_PACKAGES:
+                package = importlib.import_module(f"engine.{family.name}")
+                for method in pkgutil.iter_modules(package.__path__):
+                    importlib.import_module(f"engine.{family.name}.{method.name}")
+        _loaded = True
+    return MappingProxyType(_registry)
+
+
+def find(name: str) -> Analysis:
+    """The analysis called ``name``.
+
+    Raises:
+        UserError: if there is none, with the nearest names.
+    """
+    import difflib
+
+    known = analyses()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:5]
+    raise UserError(f"There is no analysis {name!r}; did you mean {', '.join(near)}?")
+
+
+def check_tables(declared: Analysis, tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """The tables in declared order, each cast to its schema; a mistake in a method stops here.
+
+    Raises:
+        TypeError: for an undeclared table or a column that is missing or of the wrong type.
+    """
+    unknown = set(tables) - set(declared.tables)
+    if unknown:
+        raise TypeError(f"{declared.name} yielded undeclared tables: {sorted(unknown)}")
+    checked: dict[str, pa.Table] = {}
+    for name, table in declared.tables.items():
+        schema = table.schema()
+        given = tables.get(name)
+        if given is None:
+            checked[name] = schema.empty_table()
+            continue
+        if list(given.column_names) != schema.names:
+            raise TypeError(
+                f"{declared.name}.{name}: columns are {given.column_names}, "
+                f"declared {schema.names}"
+            )
+        checked[name] = given.cast(schema)
+    return checked

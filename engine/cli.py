@@ -1,0 +1,309 @@
+"""``python -m engine``: the same path as the pages, without a browser.
+
+Exit 0; 2 with one clear line on stderr for anything the user can mend; never a traceback, never a
+half-written file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import orjson
+
+from engine.errors import Cancelled, UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see: {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _build()
+    try:
+        options = parser.parse_args(argv)
+        options.do(options)
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        return _refuse(" ".join(str(error).split()))
+    except (KeyboardInterrupt, Cancelled):
+        return _refuse("Cancelled; what was finished is kept.")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        return _refuse("Out of memory: use a shorter text or a smaller model.")
+    except Exception as error:  # a fault of ours: say so, in one line
+        if os.environ.get("TOKENSCOPE_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        return _refuse(
+            f"TokenScope failed ({type(error).__name__}: {text}); "
+            "set TOKENSCOPE_DEBUG=1 for the traceback and report it.",
+            code=1,
+        )
+
+
+def _refuse(sentence: str, code: int = 2) -> int:
+    shown = sentence.encode("utf-8", "backslashreplace").decode()
+    print(f"tokenscope: {shown}", file=sys.stderr)
+    return code
+
+
+def _build() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m engine", description=(__doc__ or "").splitlines()[0])
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+
+    listing = verbs.add_parser("models", help="models at hand, and why others are not")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(do=_do_models)
+
+    listing = verbs.add_parser("analyses", help="what can be computed, with params and columns")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(do=_do_analyses)
+
+    make = verbs.add_parser("generate", help="sample continuations of a prompt")
+    make.add_argument("--model", default="demo")
+    make.add_argument("--prompt", required=True)
+    for name in ("n", "max-new-tokens", "top-k", "seed"):
+        make.add_argument(f"--{name}", type=int)
+    for name in ("temperature", "top-p", "min-p"):
+        make.add_argument(f"--{name}", type=float)
+    _common(make, "rollouts file to write, .jsonl")
+    make.set_defaults(do=_do_generate)
+
+    compute = verbs.add_parser("run", help="compute one analysis and write a table")
+    compute.add_argument("analysis")
+    compute.add_argument(
+        "--model", action="append", default=[], help="NAME, or role=NAME; may be repeated"
+    )
+    compute.add_argument("--prompt")
+    compute.add_argument("--response")
+    compute.add_argument("--trace", help="a trace file")
+    compute.add_argument("--rollouts", help="a rollouts file")
+    compute.add_argument("--tokenizer", help="a tokenizer.json, or a folder with one")
+    compute.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a param by name"
+    )
+    compute.add_argument("--table", help="which table; default: the main one")
+    _common(compute, "file to write: .parquet, .csv, .json, .arrow or .xlsx")
+    compute.set_defaults(do=_do_run)
+
+    serve = verbs.add_parser("serve", help="the app")
+    serve.add_argument("--port", type=int, default=8501)
+    serve.set_defaults(do=_do_serve)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", required=True, help=out)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _do_models(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from engine.catalogue import Profile, models
+
+    found = [asdict(info) for info in models(Profile.from_env())]
+    if options.json:
+        _print_json(found)
+        return
+    for info in found:
+        state = f"{info['parameters'] or 0:>15,}" if info["available"] else "  not available"
+        why = "" if info["available"] else f"  {info['reason']}"
+        print(f"{info['name']:<26}{state}{why}")
+
+
+def _do_analyses(options: argparse.Namespace) -> None:
+    from engine.analysis import analyses
+
+    known = analyses()
+    if options.json:
+        _print_json([describe(a) for a in known.values()])
+        return
+    for a in known.values():
+        print(f"{a.name:<28}{a.title}")
+
+
+def describe(declared: Any) -> dict[str, Any]:
+    """An analysis as JSON: params with their schema, tables with columns, citations."""
+    return {
+        "name": declared.name,
+        "version": declared.version,
+        "title": declared.title,
+        "doc": declared.doc,
+        "subject": declared.subject.__name__,
+        "models": list(declared.models),
+        "params": declared.params.model_json_schema()["properties"]
+        if declared.params.model_fields
+        else {},
+        "tables": {
+            name: {f.name: str(f.type) for f in table.schema()}
+            for name, table in declared.tables.items()
+        },
+        "cite": list(declared.cite),
+        "caveats": list(declared.caveats),
+    }
+
+
+def _do_generate(options: argparse.Namespace) -> None:
+    from engine.generate import group_from_samples
+    from engine.records import write_rollouts
+    from engine.result import Request
+    from engine.subjects import Text
+
+    if Path(options.out).suffix != ".jsonl":
+        raise UserError(f"{Path(options.out).name}: a rollouts file ends in .jsonl.")
+    _check_place(options.out)
+    names = ("n", "max_new_tokens", "top_k", "seed", "temperature", "top_p", "min_p")
+    params = {k: v for k in names if (v := getattr(options, k)) is not None}
+    text = Text(prompt=options.prompt)
+    with _workspace() as workspace, _progress(options) as tell:
+        request = Request("generate", text, _model(options.model, options), params)
+        result = _answer(request, workspace, tell)
+    group = group_from_samples(result)
+    write_rollouts(options.out, [group])
+    print(f"{options.out}: {len(group.rollouts)} rollouts, {result.origin}")
+
+
+def _do_run(options: argparse.Namespace) -> None:
+    from engine.analysis import find
+    from engine.export import check_suffix, export_file
+    from engine.result import Request
+
+    declared = find(options.analysis)
+    check_suffix(options.out)
+    _check_place(options.out)
+    if options.table not in (None, "notes", *declared.tables):
+        known = ", ".join([*declared.tables, "notes"])
+        raise UserError(f"{declared.name} has no table {options.table!r}; it has: {known}.")
+    params = _params(options.set, declared)
+    with _workspace() as workspace, _progress(options) as tell:
+        subject = _read_subject(options)
+        models = _models(options) if declared.models else None
+        request = Request(declared.name, subject, models, params)
+        result = _answer(request, workspace, tell)
+    export_file(result, options.table, options.out)
+    rows = result.table(options.table).num_rows
+    print(f"{options.out}: {rows:,} rows, {result.origin}")
+    if result.not_stored:
+        print(f"tokenscope: the result was not stored: {result.not_stored}", file=sys.stderr)
+
+
+def _do_serve(options: argparse.Namespace) -> None:
+    from engine.workspace import ROOT
+
+    # The engine knows nothing of Streamlit: the app is a program beside it.
+    os.chdir(ROOT)
+    command = [sys.executable, "-m", "streamlit", "run", "asgi.py"]
+    os.execv(sys.executable, [*command, "--server.port", str(options.port)])
+
+
+def _read_subject(options: argparse.Namespace) -> Any:
+    from engine.records import open_rollouts, read_subject
+    from engine.subjects import Text, TokenizerRef
+
+    given = [n for n in ("trace", "rollouts") if getattr(options, n) is not None]
+    text = options.prompt is not None or options.response is not None
+    if len(given) + text > 1:
+        raise UserError("Give one subject: --prompt and --response, --trace, or --rollouts.")
+    if options.trace is not None:
+        return read_subject(options.trace)
+    if options.rollouts is not None:
+        return open_rollouts(options.rollouts)
+    if text:
+        return Text(prompt=options.prompt or "", response=options.response or "")
+    if options.tokenizer is not None:
+        from engine.tokenization import Tokenizer
+
+        read = Tokenizer.load(options.tokenizer)
+        return TokenizerRef(path=str(options.tokenizer), tokenizer=read.digest)
+    raise UserError("There is no subject: give --prompt and --response, --trace, or --rollouts.")
+
+
+def _models(options: argparse.Namespace) -> dict[str, Any] | None:
+    by_role: dict[str, Any] = {}
+    for given in options.model:
+        role, sep, name = given.partition("=")
+        if not sep or not role.isidentifier():
+            role, name = "model", given
+        if role in by_role:
+            raise UserError(f"--model names the role {role} twice.")
+        by_role[role] = _model(name, options)
+    return by_role or None
+
+
+def _model(name: str, options: argparse.Namespace) -> Any:
+    from engine.modelref import ModelRef
+
+    ref = ModelRef.parse(name)
+    changes = {k: v for k in ("dtype", "device") if (v := getattr(options, k)) is not None}
+    return ref.model_copy(update=changes)
+
+
+def _params(pairs: Sequence[str], declared: Any) -> dict[str, Any]:
+    """``key=value`` pairs; JSON where it parses as such and the field is not text."""
+    params: dict[str, Any] = {}
+    for pair in pairs:
+        key, sep, value = pair.partition("=")
+        if not sep:
+            raise UserError(f"--set {pair}: write it as name=value.")
+        field = declared.params.model_fields.get(key)
+        is_text = field is not None and field.annotation in (str, str | None)
+        try:
+            params[key] = value if is_text else orjson.loads(value)
+        except orjson.JSONDecodeError:
+            params[key] = value
+    return params
+
+
+def _answer(request: Any, workspace: Any, tell: Any) -> Any:
+    from engine.run import run
+
+    return run(request, workspace=workspace, on_progress=tell)[0]
+
+
+def _workspace() -> Any:
+    from engine.workspace import Workspace
+
+    return Workspace(role="client")
+
+
+def _check_place(out: str) -> None:
+    folder = Path(out).resolve().parent
+    if not folder.is_dir():
+        raise UserError(f"The folder {folder.name} for {Path(out).name} does not exist: make it.")
+
+
+@contextmanager
+def _progress(options: argparse.Namespace) -> Iterator[Any]:
+    """Progress on stderr, on one line, when a person is looking."""
+    if options.quiet or not sys.stderr.isatty():
+        yield None
+        return
+
+    def tell(number: int, progress: Any) -> None:
+        del number
+        share = "" if progress.fraction is None else f" {progress.fraction:4.0%}"
+        left = "" if not progress.eta else f", about {progress.eta:.0f} s left"
+        print(f"\r\033[K{progress.message}{share}{left}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")

@@ -1,0 +1,155 @@
+"""What an analysis gets to work with: subject, params, models, and the shared forward passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from engine.analysis import NOTES, PER_TOKEN
+from engine.tokenization import Tokenizer, show
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.generation import Continuation, Sampler
+    from engine.models import LoadedModel
+    from engine.plan import Plan
+    from engine.result import Request, Result
+    from engine.workspace import Workspace
+
+
+class _Models(Mapping[str, "LoadedModel"]):
+    """The models by role, loaded when first asked for."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def __getitem__(self, role: str) -> LoadedModel:
+        return self._ctx.workspace.load(self._ctx.plan.models[role])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ctx.plan.models)
+
+    def __len__(self) -> int:
+        return len(self._ctx.plan.models)
+
+
+class Context:
+    """Handed to every analysis.
+
+    Attributes:
+        subject: the (already encoded) subject.
+        params: validated params.
+        models: loaded models by role; loading happens on first access.
+        resume: tables of an earlier partial result of the same request, or None.
+    """
+
+    def __init__(
+        self, plan: Plan, workspace: Workspace, resume: Mapping[str, pa.Table] | None = None
+    ) -> None:
+        self.plan = plan
+        self.workspace = workspace
+        self.subject: Any = plan.subject
+        self.params: Any = plan.params
+        self.models: Mapping[str, LoadedModel] = _Models(self)
+        self.resume = resume
+        self._notes: list[dict[str, Any]] = []
+
+    # -- shared forward passes ---------------------------------------------------------------
+
+    def hidden(self, role: str = "model") -> torch.Tensor:
+        """Inputs of the lm_head, [T, D]; one forward however many analyses ask."""
+        return self.models[role].hidden(self.subject.ids)
+
+    def logits(self, start: int, end: int, role: str = "model") -> torch.Tensor:
+        """Logits made at positions ``start`` to ``end`` (exclusive), [end − start, V] over real ids.
+
+        Row *t* predicts token *t* + 1.
+        """
+        model = self.models[role]
+        if model.head_route:
+            logits = model.logits(model.hidden(self.subject.ids)[start:end])
+        else:
+            logits = model.full_logits(self.subject.ids)[start:end]
+        return logits[:, : model.real_vocab]
+
+    def attention(self, role: str = "model", **choices: Any) -> torch.Tensor:
+        """Attention aggregated over layers and heads, [T, T]; see ``LoadedModel.attention``."""
+        return self.models[role].attention(self.subject.ids, **choices)
+
+    def stats(self, role: str = "model", top_k: int = 20) -> Result:
+        """The ``statistics`` of this trace under one of the models."""
+        from engine.result import Request
+
+        ref = self.plan.models[role].ref
+        return self.run(Request("statistics", self.subject, {"model": ref}, {"top_k": top_k}))
+
+    def samples(
+        self, prefix: Sequence[int], sampler: Sampler, count: int, role: str = "model"
+    ) -> Iterator[list[Continuation]]:
+        """The first ``count`` continuations of ``prefix``; only those never drawn are computed."""
+        yield from self.workspace.samples(self.plan.models[role], prefix, sampler, count)
+
+    def run(self, request: Request) -> Result:
+        """Another analysis, computed inline (or read from the store)."""
+        return self.workspace.run_inline(request)
+
+    # -- results -----------------------------------------------------------------------------
+
+    def note(
+        self,
+        table: str,
+        column: str | None,
+        reason: str,
+        *,
+        position: int | None = None,
+        rollout: int | None = None,
+    ) -> None:
+        """Say why a value is empty."""
+        self._notes.append(
+            {
+                "table": table,
+                "column": column,
+                "position": position,
+                "rollout": rollout,
+                "reason": reason,
+            }
+        )
+
+    @property
+    def notes(self) -> pa.Table:
+        """The notes so far."""
+        return pa.Table.from_pylist(self._notes, schema=NOTES)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the first model."""
+        return next(iter(self.plan.models.values())).tokenizer
+
+    def per_token(self, columns: Mapping[str, Any]) -> pa.Table:
+        """A per-token table: the common columns and ``columns``, each as long as the trace."""
+        trace = self.subject
+        n = len(trace)
+        common: dict[str, Any] = {
+            "position": range(n),
+            "token_id": trace.ids,
+            "token": [show(piece) for piece in trace.pieces],
+            "token_bytes": list(trace.pieces),
+            "start_byte": [a for a, _ in trace.offsets],
+            "end_byte": [b for _, b in trace.offsets],
+            "role": trace.roles,
+            "segment": trace.segments,
+            "ids_origin": [trace.ids_origin] * n,
+        }
+        types = {name: column.type for name, column in PER_TOKEN.items()}
+        arrays = {name: pa.array(list(v), types[name]) for name, v in common.items()}
+        return pa.table({**arrays, **columns})
+
+    def token_texts(self, ids: np.ndarray[Any, Any]) -> pa.Array:
+        """Readable text of each id."""
+        unique, inverse = np.unique(ids, return_inverse=True)
+        texts = [show(self.tokenizer.piece(int(i)).data) for i in unique]
+        return pa.array(texts, pa.string()).take(pa.array(inverse, pa.int64()))

@@ -1,0 +1,193 @@
+"""Running a plan: store first, then the analysis step by step, then the store again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from cache import StoreError
+from engine import keys
+from engine.analysis import NOTES, Progress, Tables, check_tables
+from engine.context import Context
+from engine.errors import Cancelled
+from engine.plan import Plan, check_trace, iter_rollouts
+from engine.result import Result
+from engine.subjects import Rollouts
+from engine.version import __version__
+
+if TYPE_CHECKING:
+    from engine.workspace import Workspace
+
+log = logging.getLogger("tokenscope")
+
+
+def from_store(plan: Plan, workspace: Workspace) -> Result | None:
+    """The stored complete result of a plan, or None."""
+    stored = workspace.store.get(plan.key)
+    if stored is None or stored.meta.get("status") != "complete":
+        return None
+    tables = dict(stored.tables)
+    notes = tables.pop("notes", NOTES.empty_table())
+    ordered = {name: tables[name] for name in plan.analysis.tables if name in tables}
+    return Result(
+        key=plan.key,
+        analysis=plan.analysis.name,
+        status="complete",
+        origin="cache",
+        tables=ordered,
+        notes=notes,
+        provenance=stored.meta["provenance"],
+    )
+
+
+def execute(plan: Plan, workspace: Workspace) -> Generator[Progress, None, Result]:
+    """Answer a plan; a job for the runner.
+
+    A cancelled plan that has yielded tables ends as a ``partial`` result; it is kept until the
+    complete one takes its place, and handed to the next attempt as ``ctx.resume``.
+    """
+    found = from_store(plan, workspace)
+    if found is not None:
+        return found
+    # So that a page that looks at once finds the job waiting, not a blocked worker.
+    yield Progress(None, "Starting")
+    earlier = workspace.store.get(plan.key)
+    started = time.perf_counter()
+    if plan.lifted:
+        steps = _lifted(plan, workspace)
+    else:
+        resume = dict(earlier.tables) if earlier is not None else None
+        steps = _single(plan, workspace, resume)
+    state: _State | None = None
+    status = "complete"
+    try:
+        for step in steps:
+            if isinstance(step, Progress):
+                yield step
+            else:
+                state = step
+    except Cancelled:
+        steps.close()
+        if state is None:
+            raise
+        status = "partial"
+    assert state is not None, f"{plan.analysis.name} yielded no tables"
+    tables, notes = state()
+    provenance = _provenance(plan, status, time.perf_counter() - started)
+    meta = {
+        "analysis": plan.analysis.name,
+        "version": plan.analysis.version,
+        "subject": plan.subject.digest,
+        "status": status,
+        "created": provenance["created"],
+        "title": plan.subject.title,
+        "document": dict(plan.document),
+        "provenance": provenance,
+    }
+    not_stored = None
+    try:
+        workspace.store.put(plan.key, {**tables, "notes": notes}, meta)
+    except StoreError as error:  # the numbers are still good
+        not_stored = str(error)
+        log.warning("result not stored: %s", error)
+    return Result(
+        key=plan.key,
+        analysis=plan.analysis.name,
+        status="complete" if status == "complete" else "partial",
+        origin="computed",
+        tables=dict(tables),
+        notes=notes,
+        provenance=provenance,
+        not_stored=not_stored,
+    )
+
+
+# Tables and notes so far; a callable, so that joining many parts is done once, at the end.
+_State = Callable[[], tuple[Mapping[str, pa.Table], pa.Table]]
+
+
+def _single(
+    plan: Plan, workspace: Workspace, resume: Mapping[str, pa.Table] | None
+) -> Generator[Progress | _State, None, None]:
+    ctx = Context(plan, workspace, resume)
+    steps = iter(plan.analysis.run(ctx))
+    for step in steps:
+        if isinstance(step, Tables):
+            state = check_tables(plan.analysis, step), ctx.notes
+            yield lambda state=state: state  # type: ignore[misc]
+        else:
+            yield step
+
+
+def _lifted(plan: Plan, workspace: Workspace) -> Generator[Progress | _State, None, None]:
+    """An analysis of one trace over all rollouts: each is a request of its own, so nothing that
+    was computed before is computed again, and what is done stays when the job is cancelled."""
+    from dataclasses import replace
+
+    parts: dict[str, list[pa.Table]] = {name: [] for name in plan.analysis.tables}
+    notes: list[pa.Table] = []
+    total = plan.subject.count if isinstance(plan.subject, Rollouts) else None
+    total = total or len(getattr(plan.subject, "rollouts", ()))
+    for index, (prompt_id, trace) in enumerate(iter_rollouts(plan.subject)):
+        for model in plan.models.values():
+            check_trace(trace, model)
+        document = {**plan.document, "subject": trace.digest}
+        one = replace(
+            plan, subject=trace, document=document, key=keys.digest(document), lifted=False
+        )
+        result = workspace.run_plan_inline(one)
+        for name, table in result.tables.items():
+            parts[name].append(_labelled(table, index, prompt_id, plan))
+        notes.append(
+            result.notes.set_column(
+                result.notes.column_names.index("rollout"),
+                "rollout",
+                pa.array([index] * result.notes.num_rows, pa.int64()),
+            )
+        )
+        yield lambda: (_joined(parts), pa.concat_tables(notes))
+        yield Progress((index + 1) / max(total, 1), f"Rollout {index + 1:,} of {total:,}")
+
+
+def _labelled(table: pa.Table, index: int, prompt_id: str | None, plan: Plan) -> pa.Table:
+    n = table.num_rows
+    table = table.add_column(0, "rollout", pa.array([index] * n, pa.int64()))
+    if isinstance(plan.subject, Rollouts):
+        table = table.add_column(0, "group", pa.array([prompt_id] * n, pa.string()))
+    return table
+
+
+def _joined(parts: Mapping[str, list[pa.Table]]) -> dict[str, pa.Table]:
+    return {name: pa.concat_tables(tables) for name, tables in parts.items()}
+
+
+def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
+    import sys
+    from importlib.metadata import version
+
+    loaded = [m for m in ("torch", "transformers", "tokenizers") if m in sys.modules]
+    return {
+        "key": plan.key,
+        "analysis": plan.analysis.name,
+        "version": plan.analysis.version,
+        "status": status,
+        "subject": {
+            "kind": plan.subject.kind,
+            "digest": plan.subject.digest,
+            "title": plan.subject.title,
+        },
+        "models": {
+            role: {"name": model.located.name, "ref": str(model.ref), **model.identity()}
+            for role, model in plan.models.items()
+        },
+        "params": plan.document["params"],
+        "code_version": __version__,
+        "libraries": {name: version(name) for name in loaded},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 6),
+    }

@@ -1,0 +1,178 @@
+"""From a request to a plan: names resolved, text encoded, models found, key computed.
+
+Nothing here imports torch: a plan is enough to read a stored result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import catalogue, keys
+from engine.analysis import Analysis, Params, find
+from engine.encode import encode_text
+from engine.errors import UserError
+from engine.modelref import ModelRef
+from engine.records import iter_groups
+from engine.result import Request
+from engine.subjects import Group, Rollouts, Subject, Text, Trace
+from engine.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from engine.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """A model that was found and named by its content, but not loaded."""
+
+    ref: ModelRef
+    located: catalogue.Located
+    fingerprint: str
+    tokenizer: Tokenizer
+
+    def identity(self) -> dict[str, Any]:
+        """What of the model decides the numbers."""
+        return {
+            "fingerprint": self.fingerprint,
+            "tokenizer": self.tokenizer.digest,
+            "dtype": self.located.dtype,
+            "device": self.located.device,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A request with every name resolved.
+
+    Attributes:
+        lifted: the subject is a group or rollouts, the analysis is of one trace.
+    """
+
+    analysis: Analysis
+    subject: Subject
+    models: Mapping[str, PlannedModel]
+    params: Params
+    document: Mapping[str, Any]
+    key: str
+    lifted: bool
+
+
+def make_plan(request: Request, workspace: Workspace) -> Plan:
+    """Resolve a request.
+
+    Raises:
+        UserError: for anything the user can mend, before any work is done.
+    """
+    declared = find(request.analysis)
+    params = declared.parse(request.params)
+    if not declared.accepts(request.subject):
+        raise UserError(
+            f"{declared.name} looks at a {declared.subject.__name__.lower()}, "
+            f"not at a {type(request.subject).__name__.lower()}."
+        )
+    models = _models(declared, request, workspace)
+    subject = request.subject
+    if isinstance(subject, Text) and declared.subject is Trace:
+        subject = encode_text(subject, next(iter(models.values())).tokenizer)
+    for trace in _traces(subject):
+        for model in models.values():
+            check_trace(trace, model)
+    document = keys.request_document(
+        analysis=declared.name,
+        version=declared.version,
+        subject=subject.digest,
+        models={role: model.identity() for role, model in models.items()},
+        params=_params_document(params, workspace),
+    )
+    return Plan(
+        analysis=declared,
+        subject=subject,
+        models=models,
+        params=params,
+        document=document,
+        key=keys.digest(document),
+        lifted=declared.subject is Trace and isinstance(subject, Group | Rollouts),
+    )
+
+
+def check_trace(trace: Trace, model: PlannedModel) -> None:
+    """Refuse a trace the model cannot read.
+
+    Raises:
+        UserError: for ids of another tokenizer, ids out of range, or too many tokens.
+    """
+    name = model.located.name
+    if trace.tokenizer is not None and trace.tokenizer != model.tokenizer.digest:
+        raise UserError(
+            f"These token ids belong to another tokenizer than {name}'s: "
+            "choose the model they came from, or give the text instead of ids."
+        )
+    context = model.located.context
+    if context is not None and len(trace) > context:
+        raise UserError(
+            f"The text has {len(trace):,} tokens; {name} reads at most {context:,}: shorten it."
+        )
+    if trace.tokenizer is None and trace.ids and max(trace.ids) >= model.tokenizer.size:
+        raise UserError(
+            f"Token id {max(trace.ids)} is outside {name}'s vocabulary of "
+            f"{model.tokenizer.size:,}: choose the model the ids came from."
+        )
+
+
+def _traces(subject: Subject) -> tuple[Trace, ...]:
+    if isinstance(subject, Trace):
+        return (subject,)
+    if isinstance(subject, Group):
+        return subject.rollouts
+    return ()  # a file of rollouts is checked while it is streamed
+
+
+def iter_rollouts(subject: Subject) -> list[tuple[str | None, Trace]] | Any:
+    """(prompt id, trace) of every rollout; streamed for files."""
+    if isinstance(subject, Group):
+        return ((subject.prompt_id, trace) for trace in subject.rollouts)
+    assert isinstance(subject, Rollouts)
+    return ((g.prompt_id, trace) for g in iter_groups(subject) for trace in g.rollouts)
+
+
+def _models(
+    declared: Analysis, request: Request, workspace: Workspace
+) -> dict[str, PlannedModel]:
+    given = request.models
+    if not declared.models:
+        return {}
+    if given is None:
+        raise UserError(f"{declared.name} needs a model: name one, for example demo.")
+    if isinstance(given, str | ModelRef):
+        given = {"model": given}
+    by_role: dict[str, str | ModelRef] = dict(given)
+    base = by_role.get("model")
+    missing = [role for role in declared.models if role not in by_role]
+    if missing and base is not None:
+        name = base.source if isinstance(base, ModelRef) else base
+        family = catalogue.siblings(name)
+        by_role.update({role: family[role] for role in missing if role in family})
+        missing = [role for role in declared.models if role not in by_role]
+    if missing:
+        raise UserError(
+            f"{declared.name} needs a model for {' and '.join(missing)}: "
+            f"name it as {missing[0]}=NAME."
+        )
+    unknown = [r for r in by_role if r not in declared.models and r != "model"]
+    if unknown:
+        raise UserError(
+            f"{declared.name} has no role {unknown[0]!r}; it has: {', '.join(declared.models)}."
+        )
+    return {role: workspace.plan_model(by_role[role]) for role in declared.models}
+
+
+def _params_document(params: Params, workspace: Workspace) -> dict[str, Any]:
+    """Params as JSON; models named inside are replaced by what decides their numbers."""
+    document = params.model_dump(mode="json")
+    for name in type(params).model_fields:
+        value = getattr(params, name)
+        if isinstance(value, ModelRef):
+            document[name] = workspace.plan_model(value).identity()
+    return document

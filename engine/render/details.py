@@ -1,0 +1,141 @@
+"""The selected tokens in numbers, and what else the model might have said there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.render.signals import Signal, values_of
+from engine.render.text import markup, number
+
+TITLE = "What else it might have said"
+_QUOTE = 60
+
+
+def details(
+    tables: Mapping[str, pa.Table],
+    first: int,
+    last: int,
+    signals: Collection[Signal],
+    *,
+    special: Collection[int] = (),
+    reasons: pa.Table | None = None,
+) -> dict[str, Any]:
+    """What the panel at the right shows for one token, or for a stretch of them.
+
+    Args:
+        tables: ``tokens`` and ``alternatives``.
+        first: first selected position.
+        last: last selected position.
+        signals: the values to list, in order.
+        special: positions of special tokens.
+        reasons: the result's notes: why a value is missing.
+    """
+    first, last = min(first, last), max(first, last)
+    if first < last:
+        return _stretch(tables["tokens"], first, last, special)
+    tokens = tables["tokens"]
+    row = tokens.slice(first, 1).to_pylist()[0]
+    facts = [
+        _fact("position", f"{first:,} of {tokens.num_rows - 1:,}", "Counted from 0."),
+        _fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."),
+    ]
+    facts += [_value(tokens, s, first) for s in signals]
+    if row.get("ties"):
+        facts.append(_fact("ties", number(row["ties"]), "Other ids with exactly the same logit."))
+    others = _alternatives(tables.get("alternatives"), first, row)
+    return {
+        "piece": markup(row["token_bytes"] or row["token"], special=first in special),
+        "context": row["segment"] if row["segment"] == row["role"] else _speaker(row),
+        "facts": facts,
+        "title": TITLE,
+        "alternatives": others,
+        "note": _reason(reasons, first),
+    }
+
+
+def _speaker(row: Mapping[str, Any]) -> str:
+    return row["segment"] if row["role"] == "text" else f"{row['segment']} · {row['role']}"
+
+
+def _value(tokens: pa.Table, signal: Signal, at: int) -> dict[str, str]:
+    if signal.name == "rank":
+        value = tokens["rank"][at].as_py()
+    else:
+        value = float(values_of(tokens, signal.name)[at])
+    shown = number(value)
+    return _fact(signal.title, shown, signal.doc, signal.unit if shown != "–" else "")
+
+
+def _fact(label: str, value: str, help_text: str = "", unit: str = "") -> dict[str, str]:
+    return {"label": label, "value": value, "unit": unit, "help": help_text}
+
+
+def _alternatives(
+    alternatives: pa.Table | None, at: int, row: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    if alternatives is None:
+        return []
+    here = alternatives.filter(pc.equal(alternatives["position"], at)).to_pylist()
+    rows = [
+        _alternative(r["alternative"], r["alternative_rank"], r["logprob"], said)
+        for r in here
+        for said in [r["alternative_id"] == row["token_id"]]
+    ]
+    if rows and not any(r["said"] for r in rows) and row["logprob"] is not None:
+        rows.append(_alternative(row["token"], row["rank"], row["logprob"], True))
+    return rows
+
+
+def _alternative(token: str, rank: int, logprob: float, said: bool) -> dict[str, Any]:
+    share = math.exp(logprob)
+    return {
+        "piece": markup(token, special=True),
+        "share": share,
+        "chance": number(share),
+        "said": said,
+        "rank": rank,
+    }
+
+
+def _reason(reasons: pa.Table | None, at: int) -> str:
+    if reasons is None:
+        return ""
+    here = {r["reason"] for r in reasons.to_pylist() if r["position"] == at}
+    return " ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in sorted(here))
+
+
+def _stretch(
+    tokens: pa.Table, first: int, last: int, special: Collection[int]
+) -> dict[str, Any]:
+    part = tokens.slice(first, last - first + 1)
+    surprisal = values_of(part, "surprisal").astype(np.float64)
+    known = surprisal[np.isfinite(surprisal)]
+    facts = [
+        _fact("positions", f"{first:,}–{last:,}"),
+        _fact("tokens", number(part.num_rows)),
+    ]
+    if known.size:
+        total, mean = float(known.sum()), float(known.mean())
+        facts += [
+            _fact("log-probability", number(-total), "Of all these tokens together.", "nats"),
+            _fact("mean surprisal", number(mean), "Per token.", "nats"),
+            _fact("perplexity", number(math.exp(min(mean, 700))), "exp of the mean surprisal."),
+        ]
+    pieces = [t or b"" for t in part["token_bytes"].to_pylist()]
+    quote = "".join(
+        markup(p, special=first + i in special) for i, p in enumerate(pieces[:_QUOTE])
+    )
+    return {
+        "piece": quote + ("…" if len(pieces) > _QUOTE else ""),
+        "context": "a stretch of tokens; click one to see its alternatives",
+        "facts": facts,
+        "title": TITLE,
+        "alternatives": [],
+        "note": "",
+    }

@@ -1,0 +1,90 @@
+"""Tokens made readable: visible spaces, codes for what the eye cannot see, bytes for non-text.
+
+``markup`` marks parts with three control characters that cannot occur in its output otherwise:
+``DIM`` starts a drawn sign (a space, a line end), ``BOX`` a code such as ``U+202E``, ``END`` ends
+either. The JavaScript turns them into elements and writes everything as ``textContent``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+
+DIM, BOX, END = "\x01", "\x02", "\x03"
+
+_SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
+_HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
+# Letters and symbols that draw nothing, and the replacement character, which would look like ours.
+_BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", "\ufffd", "\u034f", "\u17b4", "\u17b5"}
+_SPECIAL = re.compile(r"<\|?([^<>|]{1,40})\|?>")
+_LONGEST = 120
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def markup(token: bytes | str, *, special: bool = False) -> str:
+    """``token`` as the strip draws it."""
+    data = token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
+    if not data:
+        return f"{BOX}empty{END}"
+    name = _SPECIAL.fullmatch(data.decode("utf-8", "replace")) if special else None
+    if name and name[1].isprintable():
+        return f"{DIM}⟨{name[1]}⟩{END}"
+    text = data.decode("utf-8", "surrogateescape")
+    shown, parts = 0, []
+    for kind, run in _runs(text):
+        if shown + len(run) > _LONGEST:
+            parts.append(f"{BOX}… {len(data):,} bytes{END}")
+            break
+        shown += len(run)
+        parts.append(run if not kind else f"{kind}{run}{END}")
+    return "".join(parts)
+
+
+def plain(token: bytes | str, *, special: bool = False) -> str:
+    """``markup`` without the marks, for tables and other places that draw a bare string."""
+    return markup(token, special=special).translate({1: None, 2: None, 3: None})
+
+
+def number(value: float | int | None, *, digits: int = 3) -> str:
+    """``value`` for reading: significant digits, thousands set apart, powers of ten written out."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if exponent < -4 or exponent >= 6:
+        mantissa = value / 10.0**exponent if exponent > -300 else value * 1e300 / 10 ** (exponent + 300)
+        power = str(exponent).translate(_SUPERSCRIPT)
+        return f"{mantissa:.{digits - 1}f}·10{power}".replace("-", "−")
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+
+
+def escape_markdown(text: str) -> str:
+    """``text`` for a label that Streamlit reads as markdown: shown as it is, on one line."""
+    flat = " ".join(plain(line) for line in text.splitlines()).replace("·", " ")
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", flat)
+
+
+def _runs(text: str) -> list[tuple[str, str]]:
+    runs: list[tuple[str, str]] = []
+    for at, c in enumerate(text):
+        if 0xDC80 <= ord(c) <= 0xDCFF:
+            kind, shown = BOX, f"\\x{ord(c) - 0xDC00:02x}"
+        elif c in _SIGNS:
+            kind, shown = DIM, _SIGNS[c]
+        elif c in _BLANK or unicodedata.category(c) in _HIDDEN:
+            kind, shown = BOX, f"U+{ord(c):04X}"
+        elif at == 0 and unicodedata.category(c).startswith("M"):
+            kind, shown = "", f"◌{c}"
+        else:
+            kind, shown = "", c
+        if runs and runs[-1][0] == kind and not (kind == BOX and shown.startswith("U")):
+            runs[-1] = (kind, runs[-1][1] + shown)
+        else:
+            runs.append((kind, shown))
+    return runs

@@ -1,0 +1,339 @@
+"""Tokenizers read from ``tokenizer.json``: ids, exact bytes per token, chat templates.
+
+Only the ``tokenizers`` library is used, so encoding needs neither torch nor transformers, and the
+file is read as it is: transformers' loaders silently replace some pre-tokenizers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from tokenizers import Tokenizer as Backend
+
+from engine.errors import UserError
+
+MAX_TEXT_BYTES = 8 * 1024 * 1024
+"""Longer texts are refused before tokenizing: no model here reads a tenth of it."""
+
+PieceKind = Literal["text", "byte", "special", "added", "unused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one id stands for.
+
+    Attributes:
+        data: its bytes; a partial UTF-8 sequence stays as it is.
+        kind: ``special`` and ``added`` are literal strings of the tokenizer, ``byte`` a byte
+            token of a byte fallback, ``unused`` an id without a string.
+    """
+
+    data: bytes
+    kind: PieceKind
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A text as tokens.
+
+    Attributes:
+        ids: token ids.
+        pieces: bytes of each token, same length.
+        special: positions of special tokens.
+        added: positions the tokenizer put there itself (BOS, EOS): zero bytes of the text.
+        exact: the pieces that are not ``added`` join to the text's UTF-8 bytes exactly.
+    """
+
+    ids: tuple[int, ...]
+    pieces: tuple[bytes, ...]
+    special: tuple[int, ...]
+    added: tuple[int, ...]
+    exact: bool
+
+
+def utf8(text: str, *, name: str = "text") -> bytes:
+    """``text`` as UTF-8.
+
+    Raises:
+        UserError: for lone surrogates and for texts over ``MAX_TEXT_BYTES``.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The {name} holds half of a character (a lone surrogate, "
+            f"U+{ord(text[error.start]):04X}) at character {error.start + 1}: remove it."
+        ) from None
+    if len(data) > MAX_TEXT_BYTES:
+        raise UserError(
+            f"The {name} has {len(data):,} bytes; at most {MAX_TEXT_BYTES:,} are read: shorten it."
+        )
+    return data
+
+
+def show(data: bytes) -> str:
+    r"""Bytes as readable text: valid UTF-8 as it is, every other byte as ``\xNN``."""
+    return data.decode("utf-8", errors="backslashreplace")
+
+
+class Tokenizer:
+    """One tokenizer, read from its ``tokenizer.json``.
+
+    Attributes:
+        digest: SHA-256 of the canonical JSON of the file, 64 hex characters.
+        size: ids the tokenizer knows, added tokens included (``max id + 1``).
+        chat_template: Jinja source, or None.
+    """
+
+    def __init__(
+        self, source: str, *, name: str = "tokenizer", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        """Read a tokenizer.
+
+        Args:
+            source: content of ``tokenizer.json``.
+            name: what to call it in messages.
+            settings: content of ``tokenizer_config.json``.
+
+        Raises:
+            UserError: if the file is no tokenizer.
+        """
+        try:
+            tree = orjson.loads(source)
+            backend = Backend.from_str(source)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(
+                f"{name}: tokenizer.json could not be read as a tokenizer ({_short(error)}); "
+                "save it again with the tokenizers library."
+            ) from None
+        backend.no_truncation()
+        backend.no_padding()
+        self.name = name
+        self.digest = hashlib.sha256(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        self._backend = backend
+        self._settings = dict(settings or {})
+        self._scheme = _scheme(tree)
+        self._special = {t["id"]: bool(t["special"]) for t in tree.get("added_tokens", [])}
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values(), default=-1) + 1
+        self.chat_template = _template(self._settings)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read a folder holding ``tokenizer.json``, or that file itself.
+
+        Raises:
+            UserError: if there is none, or it cannot be read.
+        """
+        given = Path(path)
+        file = given / "tokenizer.json" if given.is_dir() else given
+        if not file.is_file():
+            raise UserError(f"{given.name or given} holds no tokenizer.json: add one beside it.")
+        config = file.with_name("tokenizer_config.json")
+        stamp = tuple(f.stat().st_mtime_ns if f.is_file() else 0 for f in (file, config))
+        return _load(file.resolve(), stamp)
+
+    def piece(self, token_id: int) -> Piece:
+        """Bytes and kind of one id; ids without a string are ``unused`` and hold no bytes."""
+        raw = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        if raw is None:
+            return Piece(b"", "unused")
+        if token_id in self._special:
+            # Added tokens are literal text: the byte map is not theirs.
+            kind: PieceKind = "special" if self._special[token_id] else "added"
+            return Piece(raw.encode("utf-8", "surrogatepass"), kind)
+        return _decode_piece(raw, self._scheme)
+
+    def pieces(self, ids: Sequence[int]) -> tuple[bytes, ...]:
+        """Bytes of each id.
+
+        Raises:
+            UserError: for an id the tokenizer does not have.
+        """
+        found = {i: self.piece(i) for i in set(ids)}
+        for i, piece in found.items():
+            if piece.kind == "unused" and not 0 <= i < self.size:
+                raise UserError(
+                    f"{self.name} has no token id {i}; its ids run from 0 to {self.size - 1}."
+                )
+        return tuple(found[i].data for i in ids)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the id is a special token (BOS, EOS, role markers)."""
+        return self._special.get(token_id, False)
+
+    def special_positions(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Positions of special tokens."""
+        return tuple(p for p, i in enumerate(ids) if self.is_special(i))
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a literal token string, or None."""
+        found = self._backend.token_to_id(token)
+        return None if found is None else int(found)
+
+    def encode(self, text: str, *, special: bool, name: str = "text") -> Encoding:
+        """Encode ``text``; with ``special`` the tokenizer adds its BOS (and EOS) tokens.
+
+        Offsets of the library are never used: they count characters, and give several tokens of
+        one character the same span. Bytes are cut from the pieces instead.
+
+        Raises:
+            UserError: for text that is not valid Unicode or too long.
+        """
+        data = utf8(text, name=name)
+        bare = tuple(self._backend.encode(text, add_special_tokens=False).ids)
+        before: tuple[int, ...] = ()
+        after: tuple[int, ...] = ()
+        if special:
+            full = tuple(self._backend.encode(text, add_special_tokens=True).ids)
+            before, after = _around(full, bare)
+        ids = before + bare + after
+        pieces = list(self.pieces(ids))
+        first, last = len(before), len(before) + len(bare)
+        body = b"".join(pieces[first:last])
+        if body != data and body == b" " + data and pieces[first].startswith(b" "):
+            # SentencePiece's dummy prefix: the space is the tokenizer's, not the text's.
+            pieces[first] = pieces[first][1:]
+            body = data
+        added = tuple(range(first)) + tuple(range(last, len(ids)))
+        return Encoding(ids, tuple(pieces), self.special_positions(ids), added, body == data)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        """All bytes the ids stand for, special tokens included."""
+        return b"".join(self.pieces(ids))
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, ask: bool) -> str:
+        """The chat template's text for ``messages``; ``ask`` adds the assistant's opening.
+
+        Rendered in transformers' immutable Jinja sandbox.
+
+        Raises:
+            UserError: if there is no template or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise UserError(
+                f"{self.name} has no chat template: give prompt and response as text instead."
+            )
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        names = {k: v for k, v in self._settings.items() if k.endswith("_token")}
+        names = {k: v["content"] if isinstance(v, Mapping) else v for k, v in names.items()}
+        try:
+            rendered = render_jinja_template(
+                [[dict(message) for message in messages]],
+                chat_template=self.chat_template,
+                add_generation_prompt=ask,
+                **names,
+            )
+        except Exception as error:  # the template is a stranger's program
+            raise UserError(
+                f"The chat template of {self.name} refused these messages ({_short(error)}): "
+                "check the roles and their order."
+            ) from None
+        text = rendered[0] if isinstance(rendered, tuple) else rendered
+        return str(text[0] if isinstance(text, list) else text)
+
+
+@lru_cache(maxsize=8)
+def _load(file: Path, stamp: tuple[int, ...]) -> Tokenizer:
+    del stamp  # part of the cache's key only: a changed file is read again
+    config = file.with_name("tokenizer_config.json")
+    settings: dict[str, Any] = {}
+    if config.is_file():
+        try:
+            loaded = orjson.loads(config.read_bytes())
+            settings = loaded if isinstance(loaded, dict) else {}
+        except orjson.JSONDecodeError:
+            raise UserError(f"{config.name} beside {file.name} is not valid JSON.") from None
+    template = file.with_name("chat_template.jinja")
+    if template.is_file():
+        settings["chat_template"] = template.read_text(encoding="utf-8")
+    try:
+        source = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{file.name} in {file.parent.name} is not a readable text file.") from None
+    return Tokenizer(source, name=file.parent.name, settings=settings)
+
+
+def _template(settings: Mapping[str, Any]) -> str | None:
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several named templates
+        by_name = {t.get("name"): t.get("template") for t in found if isinstance(t, Mapping)}
+        found = by_name.get("default")
+    return found if isinstance(found, str) else None
+
+
+def _around(full: tuple[int, ...], bare: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split what a post-processor added into the ids before and after the text's own."""
+    extra = len(full) - len(bare)
+    for start in range(extra + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    return (), ()
+
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+
+Scheme = Literal["byte_level", "metaspace", "wordpiece", "plain"]
+
+
+def _scheme(tree: Mapping[str, Any]) -> Scheme:
+    """How the vocabulary writes bytes, from the file's decoder and pre-tokenizer."""
+    types = _types(tree.get("decoder")) | _types(tree.get("pre_tokenizer"))
+    types |= _types(tree.get("normalizer"))
+    if "ByteLevel" in types:
+        return "byte_level"
+    model = tree.get("model") or {}
+    if "WordPiece" in types or model.get("type") == "WordPiece":
+        return "wordpiece"
+    if "Metaspace" in types or model.get("byte_fallback") or model.get("type") == "Unigram":
+        return "metaspace"
+    return "plain"
+
+
+def _types(node: Any) -> set[str]:
+    if isinstance(node, Mapping):
+        own = {node["type"]} if isinstance(node.get("type"), str) else set()
+        return own.union(*(_types(child) for child in node.values()))
+    if isinstance(node, list):
+        return set().union(*(_types(child) for child in node))
+    return set()
+
+
+def _decode_piece(raw: str, scheme: Scheme) -> Piece:
+    if scheme == "byte_level":
+        table = _byte_map()
+        if all(character in table for character in raw):
+            return Piece(bytes(table[c] for c in raw), "text")
+        return Piece(raw.encode("utf-8", "surrogatepass"), "text")
+    if scheme == "metaspace":
+        match = _BYTE_TOKEN.match(raw)
+        if match:
+            return Piece(bytes([int(match.group(1), 16)]), "byte")
+        return Piece(raw.replace("\u2581", " ").encode("utf-8", "surrogatepass"), "text")
+    if scheme == "wordpiece":
+        text = raw[2:] if raw.startswith("##") else " " + raw
+        return Piece(text.encode("utf-8", "surrogatepass"), "text")
+    return Piece(raw.encode("utf-8", "surrogatepass"), "text")
+
+
+@lru_cache(maxsize=1)
+def _byte_map() -> dict[str, int]:
+    """GPT-2's printable stand-ins for bytes, inverted (Radford et al. 2019, encoder.py)."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {chr(byte): byte for byte in own}
+    others = [byte for byte in range(256) if byte not in set(own)]
+    table.update({chr(256 + n): byte for n, byte in enumerate(others)})
+    return table
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:120] + ("…" if len(text) > 120 else "") if text else type(error).__name__

@@ -1,0 +1,170 @@
+"""A workspace: store, models and worker of one process; ``run`` in its longer form."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import platformdirs
+
+from cache import Store
+from engine import catalogue, keys
+from engine.execute import execute, from_store
+from engine.jobs import Handle, Runner
+from engine.modelref import ModelRef
+from engine.plan import Plan, PlannedModel, make_plan
+from engine.result import Request, Result
+from engine.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from engine.generation import Continuation, Sampler
+    from engine.models import LoadedModel, ModelPool
+
+ROOT = Path(__file__).resolve().parent.parent
+GALLERY = ROOT / "demo" / "gallery"
+
+
+class Workspace:
+    """Everything a process needs to answer requests.
+
+    Args:
+        home: folder of the store; default ``TOKENSCOPE_HOME`` or the user's cache directory.
+        role: ``owner`` keeps the index, ``client`` (the command line) leaves it alone, ``auto``
+            owns it when nobody else does.
+        profile: what may be asked for; default from ``TOKENSCOPE_PROFILE``.
+    """
+
+    def __init__(
+        self,
+        home: str | Path | None = None,
+        *,
+        role: Literal["auto", "owner", "client"] = "auto",
+        profile: catalogue.Profile | None = None,
+    ) -> None:
+        self.home = Path(home) if home is not None else default_home()
+        self.store = Store(self.home, role=role, layers=(GALLERY / "results",))
+        self.profile = profile or catalogue.Profile.from_env()
+        self.runner = Runner()
+        self._pool: ModelPool | None = None
+        self._pool_lock = threading.Lock()
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Handle[Result]:
+        """Start a request, or find its result; does not wait.
+
+        Raises:
+            UserError: for anything the user can mend.
+        """
+        return self.submit_plan(make_plan(request, self))
+
+    def submit_plan(self, plan: Plan) -> Handle[Result]:
+        """Start a plan, or find its result."""
+        return self.runner.submit(plan.key, lambda: execute(plan, self))
+
+    def lookup(self, request: Request) -> Result | None:
+        """The stored result of a request, or None; never computes, never imports torch."""
+        return from_store(make_plan(request, self), self)
+
+    def run_inline(self, request: Request) -> Result:
+        """Answer a request inside a running job."""
+        return self.run_plan_inline(make_plan(request, self))
+
+    def run_plan_inline(self, plan: Plan) -> Result:
+        """Answer a plan inside a running job."""
+        found = from_store(plan, self)
+        return found or self.runner.inline(plan.key, lambda: execute(plan, self))
+
+    # -- models ------------------------------------------------------------------------------
+
+    def plan_model(self, ref: str | ModelRef) -> PlannedModel:
+        """Find a model and name it by its content; no weights are read into memory.
+
+        Raises:
+            UserError: saying why it is not available.
+        """
+        parsed = ref if isinstance(ref, ModelRef) else ModelRef.parse(ref)
+        located = catalogue.locate(parsed, self.profile)
+        return PlannedModel(
+            ref=parsed,
+            located=located,
+            fingerprint=catalogue.fingerprint(located, self.store),
+            tokenizer=Tokenizer.load(located.tokenizer_path),
+        )
+
+    def load(self, model: PlannedModel) -> LoadedModel:
+        """The model in memory; at most a few are kept."""
+        from engine.models import ModelPool
+
+        with self._pool_lock:
+            if self._pool is None:
+                self._pool = ModelPool()
+            pool = self._pool
+        loaded = pool.get(model.located, model.fingerprint)
+        loaded.real_vocab = min(model.tokenizer.size, loaded.vocab_size)
+        return loaded
+
+    # -- samples -----------------------------------------------------------------------------
+
+    def samples(
+        self, model: PlannedModel, prefix: Sequence[int], sampler: Sampler, count: int
+    ) -> Iterator[list[Continuation]]:
+        """The first ``count`` samples of a stream, in growing lists; nothing is drawn twice.
+
+        A stream is named by model, prefix and sampler; sample *i* has its own counter-based
+        seed, so it is the same however many are drawn with it.
+        """
+        from engine import generation
+
+        stream = keys.digest(
+            {
+                "model": model.identity(),
+                "prefix": list(prefix),
+                "sampler": sampler.model_dump(mode="json"),
+            }
+        )
+        stored = self.store.samples(stream)
+        have = generation.from_table(stored) if stored is not None else {}
+        done = [have[i] for i in sorted(have) if i < count]
+        if done:
+            yield list(done)
+        missing = [i for i in range(count) if i not in have]
+        if not missing:
+            return
+        fresh: list[Continuation] = []
+        try:
+            for batch in generation.sample(self.load(model), prefix, sampler, missing):
+                fresh += batch
+                yield sorted([*done, *fresh], key=lambda c: c.index)
+        finally:
+            if fresh:
+                fresh.sort(key=lambda c: c.index)
+                table = generation.to_table(fresh)
+                self.store.append_samples(stream, fresh[0].index, table)
+
+    def close(self) -> None:
+        """Cancel jobs, write what is queued, close the store."""
+        self.runner.close()
+        self.store.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def default_home() -> Path:
+    """``TOKENSCOPE_HOME``, or the user's cache directory; never the source tree."""
+    given = os.environ.get("TOKENSCOPE_HOME")
+    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("tokenscope"))
+
+
+@lru_cache(maxsize=1)
+def default_workspace() -> Workspace:
+    """The workspace of this process, made on first use."""
+    return Workspace()

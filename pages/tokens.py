@@ -1,0 +1,180 @@
+"""What did the model think of every token?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import streamlit as st
+
+import engine
+from engine import Result, Trace, UserError
+from engine.errors import Cancelled
+from engine.render.details import details
+from engine.render.signals import Signal
+from engine.render.strip import most_striking, names, payload
+from pages.widgets import state, subject
+from pages.widgets.about import about
+from pages.widgets.downloads import downloads, table_view
+from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.selection import next_selection
+from pages.widgets.strip import bus, token_details, token_strip
+from pages.widgets.waiting import waiting
+
+CHANNEL = "tokens"
+TABLE = [
+    "position", "token", "token_id", "segment", "role", "surprisal", "logprob", "entropy",
+    "varentropy", "rank", "margin", "max_prob", "sum_p2", "self_certainty", "ties",
+]  # fmt: skip
+
+
+@guarded
+def page() -> None:
+    """The whole page, top to bottom."""
+    declared = engine.analyses()["statistics"]
+    head = st.container(key="head")
+    head.title(declared.title, anchor=False)
+    own = st.session_state.get("text") == state.OWN
+    if own:
+        subject.own_text_form()
+        if not _answers():
+            return
+    trace = state.shown_trace()
+    if trace is None:
+        hint("There is no example yet: choose Your own text at the left.", key="empty")
+        return
+    result = _result(trace)
+    if result is None:
+        return
+    _view(result, trace, head, own)
+
+
+def _answers() -> bool:
+    """Progress or list of generated answers; False while there is nothing to show below."""
+    try:
+        job = state.waiting_answers()
+    except UserError as error:
+        problem(error, key="generate")
+        return True
+    except Cancelled:
+        hint("Cancelled before the first response was finished.", key="generate")
+        return True
+    if job is not None:
+        waiting(job, key="generate", doing="Generating")
+        return False
+    subject.answers()
+    return True
+
+
+def _result(trace: Trace) -> Result | None:
+    model = state.chosen_model()
+    try:
+        found = state.answer("statistics", state.statistics_request(trace, model))
+    except Cancelled:
+        with st.container(key="hint-statistics", horizontal=True, vertical_alignment="center"):
+            st.text("Cancelled.")
+            st.button("Start again", on_click=state.give_up, args=("statistics",))
+        return None
+    if isinstance(found, state.Job):
+        waiting(found, key="statistics", doing="Reading the text")
+        return None
+    return found
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _payload(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """Built once per result; ``key`` and ``special`` name it."""
+    columns = engine.analyses()["statistics"].tables["tokens"].columns
+    return payload(_tables, channel=CHANNEL, special=special, columns=columns)
+
+
+def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
+    data = _payload(f"{result.key}/{result.status}", trace.special, dict(result.tables))
+    signals = [Signal(**s) for s in data["signals"]]
+    by_name = {s.name: s for s in signals}
+    lede = head.empty()
+    with st.container(key="controls", horizontal=True, vertical_alignment="center"):
+        name = st.pills(
+            "Statistic",
+            list(by_name),
+            key="statistic",
+            default="surprisal",
+            required=True,
+            format_func=lambda n: by_name[n].title,
+            label_visibility="collapsed",
+            bind="query-params",
+            persist_state="session",
+        )
+        prompt_too = trace.response_start >= len(trace)
+        if 0 < trace.response_start < len(trace):
+            prompt_too = st.toggle("Colour the prompt", key="prompt-too", persist_state="session")
+        if not own:
+            st.button(
+                "Try your own text", key="own", type="tertiary", on_click=subject.use_own_text
+            )
+    signal = by_name.get(name or "", signals[0])
+    with lede.container(key="lede"):
+        st.text(f"{signal.title[:1].upper()}{signal.title[1:]}: {_definition(signal)}")
+    _linked(result, trace, data, signals, signal.name, prompt_too)
+    _below(result, trace, signal)
+
+
+def _definition(signal: Signal) -> str:
+    doc = signal.doc[:1].lower() + signal.doc[1:]
+    return f"{doc} Click a token to see what else the model might have said."
+
+
+@st.fragment
+@guarded
+def _linked(
+    result: Result,
+    trace: Trace,
+    data: dict[str, Any],
+    signals: list[Signal],
+    name: str,
+    prompt_too: bool,
+) -> None:
+    """Strip and details: a click redraws only these."""
+    left, right = st.columns([2.55, 1], gap="large")
+    with left:
+        event = token_strip(data, key="strip")
+    selection = next_selection(
+        state.recall("selection"),
+        data["signature"],
+        len(trace),
+        most_striking(result.tables["tokens"]),
+        {"strip": event},
+    )
+    state.remember("selection", selection)
+    with right, st.container(key="details-box"):
+        token_details(
+            details(
+                result.tables,
+                selection.first,
+                selection.last,
+                signals,
+                special=trace.special,
+                reasons=result.notes,
+            ),
+            key="details",
+        )
+    bus(CHANNEL, {"signal": name, "prompt": prompt_too, **selection.message()}, key="bus")
+
+
+def _below(result: Result, trace: Trace, signal: Signal) -> None:
+    declared = engine.analyses()["statistics"]
+    tables = declared.tables
+    st.subheader("All numbers", anchor=False)
+    table_view(
+        result.table("tokens"),
+        {**engine.analysis.PER_TOKEN, **tables["tokens"].columns},
+        TABLE,
+        tokens=names(result.tables, trace.special),
+    )
+    with st.container(key="actions", horizontal=True):
+        downloads(result, "tokens", "Tokens", key="tokens")
+        downloads(result, "alternatives", "Top 20 alternatives", key="alternatives")
+    about(declared, signal, result)
+
+
+page()

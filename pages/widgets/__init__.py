@@ -1,0 +1,1 @@
+"""Thin Streamlit wrappers that pages share."""

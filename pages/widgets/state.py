@@ -1,0 +1,202 @@
+"""What the app remembers for one visitor, and how pages reach the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+import engine
+from engine import GalleryItem, Group, Request, Result, Text, Trace, UserError, Workspace
+from engine.jobs import Handle
+from engine.plan import make_plan
+
+OWN = "own"
+"""The choice "Your own text" in the list of texts."""
+
+_PREFIX = "tokenscope."
+
+
+def workspace() -> Workspace:
+    """The store, models and worker of this process."""
+    return engine.default_workspace()
+
+
+def remember(name: str, value: Any) -> None:
+    """Keep a value for this visitor on every page; None forgets it."""
+    if value is None:
+        st.session_state.pop(_PREFIX + name, None)
+    else:
+        st.session_state[_PREFIX + name] = value
+
+
+def recall(name: str, default: Any = None) -> Any:
+    """A value kept by ``remember``."""
+    return st.session_state.get(_PREFIX + name, default)
+
+
+def gallery_item(name: str) -> GalleryItem | None:
+    """The example with this name."""
+    return next((item for item in engine.gallery() if item.name == name), None)
+
+
+def chosen_model() -> str:
+    """The model's name as the sidebar has it."""
+    return st.session_state.get("model") or "demo"
+
+
+def shown_trace() -> Trace | None:
+    """The trace the pages show: the chosen example, or the visitor's own.
+
+    An example is cut again when the chosen model has another tokenizer.
+    """
+    item = gallery_item(st.session_state.get("text", ""))
+    trace: Trace | None = item.trace if item else recall("trace")
+    if trace is None:
+        items = engine.gallery()
+        trace = items[0].trace if items else None
+    return None if trace is None else fitting(trace, chosen_model())
+
+
+def fitting(trace: Trace, model: str) -> Trace:
+    """The trace in the tokens of ``model``: itself if they are, else its text cut again.
+
+    Raises:
+        UserError: for an unknown model, or a text the model cannot read.
+    """
+    planned = workspace().plan_model(model)
+    if trace.tokenizer is None or trace.tokenizer == planned.tokenizer.digest:
+        return trace
+    text = Text(prompt=trace.prompt_text, response=trace.response_text, title=trace.title)
+    return engine.encode(text, model, workspace())
+
+
+def statistics_request(trace: Trace, model: str) -> Request:
+    """The request every view of a trace starts from."""
+    return Request("statistics", trace, {"model": model}, {"top_k": 20})
+
+
+@dataclass(slots=True)
+class Job:
+    """The computation a visitor waits for in one place of a page.
+
+    Attributes:
+        key: the computation.
+        handle: the engine's job.
+        outcome: its result, or what it ended with; kept so that a page drawn again neither
+            starts a cancelled or failed job anew nor loses a partial result.
+    """
+
+    key: str
+    handle: Handle[Result]
+    outcome: Result | BaseException | None = None
+
+
+def answer(slot: str, request: Request, *, start: bool = True) -> Result | Job | None:
+    """The result if it is stored or done, else the running job; one job per slot and visitor.
+
+    A job left for another request is given up.
+
+    Args:
+        slot: the place in the page that waits.
+        request: what is wanted.
+        start: False to look only at what is stored or already running.
+
+    Raises:
+        UserError: when the request cannot be met.
+        Cancelled: when the visitor cancelled it and nothing was finished.
+    """
+    plan = make_plan(request, workspace())
+    job: Job | None = recall(f"job.{slot}")
+    if job is not None and job.key != plan.key:
+        give_up(slot)
+        job = None
+    if job is None:
+        found = workspace().lookup(request)
+        if found is not None or not start:
+            return found
+        job = Job(plan.key, workspace().submit_plan(plan))
+        remember(f"job.{slot}", job)
+    # Small jobs end within the blink of an eye: no need for a progress bar to flash up.
+    if job.outcome is None and job.handle.wait(0.25):
+        try:
+            job.outcome = job.handle.result()
+        except Exception as error:
+            job.outcome = error
+    if isinstance(job.outcome, BaseException):
+        raise job.outcome
+    return job.outcome or job
+
+
+def give_up(slot: str) -> None:
+    """Stop waiting for a slot's job and forget how it ended."""
+    job: Job | None = recall(f"job.{slot}")
+    if job is not None:
+        job.handle.leave()
+    remember(f"job.{slot}", None)
+
+
+def ask_for_answers(prompt: str, params: dict[str, Any]) -> None:
+    """Start generating; ``waiting_answers`` tells how it goes.
+
+    Raises:
+        UserError: for a prompt the model cannot continue, or a parameter out of range.
+    """
+    if not prompt:
+        raise UserError("There is no prompt yet: type one, then press Generate.")
+    trace = engine.encode(Text(prompt=prompt), chosen_model(), workspace())
+    request = Request("generate", trace, {"model": chosen_model()}, params)
+    make_plan(request, workspace())
+    give_up("generate")
+    remember("generate", request)
+
+
+def waiting_answers() -> Job | None:
+    """The generation still running; a finished one becomes the visitor's group of answers.
+
+    Raises:
+        UserError: when generating was not possible.
+        Cancelled: when it was cancelled before the first answer.
+    """
+    request: Request | None = recall("generate")
+    if request is None:
+        return None
+    try:
+        found = answer("generate", request)
+    except BaseException:
+        remember("generate", None)
+        give_up("generate")
+        raise
+    if isinstance(found, Job) or found is None:
+        return found
+    remember("generate", None)
+    give_up("generate")
+    group = engine.group_from_samples(found)
+    remember("group", group)
+    remember("group.table", found.table("samples"))
+    remember("group.partial", found.status == "partial")
+    show_rollout(0)
+    return None
+
+
+def show_rollout(index: int) -> None:
+    """Show one of the answers in the strip."""
+    group: Group | None = recall("group")
+    if group is not None:
+        remember("trace", group.rollouts[index])
+        remember("group.index", index)
+
+
+def show_text(prompt: str, response: str) -> None:
+    """Show a text of the visitor's own.
+
+    Raises:
+        UserError: for a text the model cannot read, saying what to change.
+    """
+    if not prompt and not response:
+        raise UserError("There is no text yet: type a prompt, or paste a text with its response.")
+    trace = engine.encode(Text(prompt=prompt, response=response), chosen_model(), workspace())
+    make_plan(statistics_request(trace, chosen_model()), workspace())
+    remember("group", None)
+    remember("trace", trace)

@@ -1,0 +1,40 @@
+"""The token strip and the details panel as Streamlit components, and the bus between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from engine.render.strip import DETAILS_HTML, STRIP_HTML, asset
+
+# Registered once; nothing a person typed ever enters html, css or js.
+_STRIP = st.components.v2.component(
+    "tokenscope.strip", html=STRIP_HTML, css=asset("strip.css"), js=asset("strip.js")
+)
+_DETAILS = st.components.v2.component(
+    "tokenscope.details", html=DETAILS_HTML, css=asset("details.css"), js=asset("details.js")
+)
+_BUS = st.components.v2.component("tokenscope.bus", html="<span></span>", js=asset("bus.js"))
+
+
+def token_strip(payload: Mapping[str, Any], *, key: str) -> Any:
+    """Draw the strip; the last selection a person made in it, or None."""
+    state = _STRIP(key=key, data=dict(payload), on_selection_change=_nothing)
+    return state.get("selection")
+
+
+def token_details(data: Mapping[str, Any], *, key: str) -> None:
+    """Draw the panel of the selected token."""
+    _DETAILS(key=key, data=dict(data))
+
+
+def bus(channel: str, message: Mapping[str, Any], *, key: str) -> None:
+    """Tell all views of a channel what is shown and selected."""
+    with st.container(key=f"hidden-{key}"):
+        _BUS(key=key, data={"channel": channel, **message})
+
+
+def _nothing() -> None:
+    """A state value needs a callback to be sent at all."""

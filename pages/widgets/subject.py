@@ -1,0 +1,189 @@
+"""Choosing what to look at: model and text in the sidebar, the form for one's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+
+import engine
+from engine import UserError
+from engine.render.text import number, plain
+from pages.widgets import state
+from pages.widgets.notice import problem
+from pages.widgets.state import OWN
+
+_BUTTONS = 12
+EXAMPLE = "Question: Maya earns 7 dollars per hour and works 8 hours. How much money does she have?\n"
+
+
+def sidebar() -> None:
+    """Model and text; both stay when the page changes."""
+    with st.sidebar:
+        with st.container(key="side-model", gap=None):
+            _model()
+        with st.container(key="side-text", gap=None):
+            _text()
+
+
+def _model() -> None:
+    workspace = state.workspace()
+    infos = {info.name: info for info in engine.models(workspace.profile)}
+    offered = [name for name, info in infos.items() if info.available]
+
+    def label(name: str) -> str:
+        info = infos.get(name)
+        if info is None or info.parameters is None:
+            return name
+        return f"{name} · {_parameters(info.parameters)}"
+
+    free = workspace.profile.allow_folders or workspace.profile.allow_hub
+    st.selectbox(
+        "Model",
+        offered,
+        key="model",
+        format_func=label,
+        accept_new_options=free,
+        persist_state="session",
+        placeholder="folder or hub id" if free else "choose a model",
+        help="Choose one, or type a folder or a Hugging Face id." if free else None,
+    )
+    info = infos.get(st.session_state.get("model") or "")
+    if info is not None and info.description:
+        st.text(info.description)
+
+
+def _text() -> None:
+    items = {item.name: item for item in engine.gallery()}
+    names = [*items, OWN]
+    st.selectbox(
+        "Text",
+        names,
+        key="text",
+        format_func=lambda name: items[name].title if name in items else "Your own text",
+        bind="query-params",
+        persist_state="session",
+        on_change=_fit_model,
+    )
+    item = items.get(st.session_state.get("text", ""))
+    if item is not None:
+        st.text(item.description)
+    else:
+        st.text("Typed, generated or pasted below the title.")
+
+
+def _fit_model() -> None:
+    item = state.gallery_item(st.session_state.get("text", ""))
+    if item is not None:
+        st.session_state["model"] = item.model
+
+
+def use_own_text() -> None:
+    """Open the form, starting from the prompt that is shown."""
+    trace = state.shown_trace()
+    if trace is not None:
+        state.remember("trace", trace)
+    st.session_state["text"] = OWN
+
+
+def own_text_form() -> None:
+    """Prompt and response; Generate lets the model answer, Read takes the text as it is."""
+    trace = state.recall("trace")
+    st.session_state.setdefault("prompt", trace.prompt_text if trace else EXAMPLE)
+    with st.container(key="own-text"):
+        left, right = st.columns(2)
+        left.text_area("Prompt", key="prompt", height=110, persist_state="session")
+        right.text_area(
+            "Response",
+            key="response",
+            height=110,
+            persist_state="session",
+            placeholder="Paste a response here, or leave this empty and press Generate.",
+        )
+        with st.container(horizontal=True, vertical_alignment="bottom", key="own-controls"):
+            samples = st.number_input(
+                "Responses", 1, 256, 4, key="n", width=110, persist_state="session"
+            )
+            temperature = st.number_input(
+                "Temperature",
+                0.0,
+                5.0,
+                1.0,
+                0.1,
+                key="temperature",
+                width=130,
+                persist_state="session",
+                help="0 always takes the most probable token.",
+            )
+            seed = st.number_input("Seed", 0, None, 0, key="seed", width=120, persist_state="session")
+            longest = st.number_input(
+                "Longest, tokens", 1, 4096, 256, key="longest", width=140, persist_state="session"
+            )
+            if st.button("Generate", type="primary", key="generate"):
+                params = {
+                    "n": samples,
+                    "temperature": temperature,
+                    "seed": seed,
+                    "max_new_tokens": longest,
+                }
+                _attempt(lambda: state.ask_for_answers(st.session_state["prompt"], params))
+            if st.button("Read this text", key="read"):
+                _attempt(
+                    lambda: state.show_text(
+                        st.session_state["prompt"], st.session_state["response"]
+                    )
+                )
+        error = state.recall("input.error")
+        if error:
+            problem(error, key="input")
+
+
+def _attempt(action: Callable[[], None]) -> None:
+    state.remember("input.error", None)
+    try:
+        action()
+    except UserError as error:
+        state.remember("input.error", str(error))
+
+
+def answers() -> None:
+    """The answers the model gave, one line each; a click shows one in the strip."""
+    group, table = state.recall("group"), state.recall("group.table")
+    if group is None or table is None:
+        return
+    rows = table.select(["index", "text", "tokens", "logprob", "finish"]).to_pylist()
+    shown = state.recall("group.index", 0)
+    partial = ", cancelled before the rest" if state.recall("group.partial") else ""
+    with st.container(key="answers"):
+        st.subheader(f"{len(rows)} responses{partial}", anchor=False)
+        st.dataframe(
+            {
+                "response": [plain(r["text"])[:400] for r in rows],
+                "tokens": [r["tokens"] for r in rows],
+                "end": ["ended" if r["finish"] == "stop" else "cut off" for r in rows],
+                "log-probability, nats": [r["logprob"] for r in rows],
+            },
+            key="answer-table",
+            hide_index=True,
+        )
+        _which_answer(len(rows), shown)
+
+
+def _which_answer(count: int, shown: int) -> None:
+    def show() -> None:
+        state.show_rollout(int(st.session_state["answer"]) - 1)
+
+    st.session_state["answer"] = shown + 1
+    if count <= _BUTTONS:
+        st.segmented_control(
+            "Show response", range(1, count + 1), key="answer", required=True, on_change=show
+        )
+    else:
+        st.number_input("Show response", 1, count, key="answer", width=140, on_change=show)
+
+
+def _parameters(count: int) -> str:
+    for size, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{number(count / size, digits=2)} {name} parameters"
+    return f"{count} parameters"

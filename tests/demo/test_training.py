@@ -1,0 +1,93 @@
+"""The trainer: the loss falls, the schedule is a function of the step, a resumed run is the same
+run.
+"""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from demo import tokenizer as tokenization
+from demo import training
+from demo.stories import problems
+from demo.training import Recipe
+
+TINY = Recipe(steps=20, batch=4, warmup=4, decay_from=0.9, checkpoint_every=8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return tokenization.train(tokenization.corpus(300), 500)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def test_loss_falls(tokenizer: Tokenizer) -> None:
+    model = training.initialise(tokenizer.get_vocab_size(), 1)
+    batches = list(training.batches(tokenizer, TINY))
+    with torch.no_grad():
+        before = sum(float(training.loss(model, *b)[1]) for b in batches[:4]) / 4
+    trained, meta = training.train(tokenizer, TINY)
+    with torch.no_grad():
+        after = sum(float(training.loss(trained, *b)[1]) for b in batches[:4]) / 4
+    assert before > 5.5
+    assert after < before - 1.5
+    assert meta["tokens"] == sum(int((w > 0).sum()) for _, w in batches)
+
+
+def test_resumed_run_is_the_same_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    recipe = Recipe(steps=6, batch=2, checkpoint_every=3)
+    whole, _ = training.train(tokenizer, recipe)
+    path = tmp_path / "state.safetensors"
+
+    class StopError(Exception):
+        pass
+
+    real = training._save_state
+
+    def save_and_stop(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        raise StopError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_save_state", save_and_stop)
+        with pytest.raises(StopError):
+            training.train(tokenizer, recipe, path)
+    resumed, meta = training.train(tokenizer, recipe, path)
+    assert meta["step"] == 6
+    for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(steps=100, warmup=10)
+    values = [training.factor(recipe, s) for s in range(100)]
+    assert values[0] == 0.1
+    assert values[9:50] == [1.0] * 41
+    assert values[75] == pytest.approx(0.5)
+    assert values[99] == recipe.final_rate
+    assert all(a >= b for a, b in itertools.pairwise(values[50:]))
+
+
+def test_a_document_is_prompt_response_end(tokenizer: Tokenizer) -> None:
+    p = next(problems("document"))
+    ids, weights = training.encode(tokenizer, p)
+    assert ids[0] == tokenization.BOS
+    assert ids[-1] == tokenization.END
+    assert tokenizer.decode(ids) == p.text
+    assert sorted(weights) == weights
+    assert set(weights) == {0.2, 1.0}
+    response = ids[weights.index(1.0) :]
+    assert tokenizer.decode(response) == p.response
+
+
+@pytest.mark.slow
+def test_smoke() -> None:
+    from demo.build import main
+
+    assert main(["demo", "--smoke"]) == 0
