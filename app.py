@@ -12,7 +12,9 @@ from pages.widgets.subject import sidebar
 @guarded
 def main() -> None:
     """Draw the frame, then the page that was asked for."""
-    page = st.navigation([st.Page("pages/tokens.py", title="Tokens", url_path="tokens", default=True)])
+    page = st.navigation(
+        [st.Page("pages/tokens.py", title="Tokens", url_path="tokens", default=True)]
+    )
     frame()
     sidebar()
     page.run()

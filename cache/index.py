@@ -178,12 +178,12 @@ class Index:
             within = "WHERE key IN (SELECT unnest(?::VARCHAR[]))"
             with self._transaction() as connection:
                 touched = connection.execute(
-                    f"SELECT longtable, sum(indexed) FROM contents {within} "
+                    f"SELECT longtable, sum(indexed) FROM contents {within} "  # noqa: S608
                     "AND longtable IS NOT NULL GROUP BY longtable",
                     [gone],
                 ).fetchall()
                 for name in [*(quoted(name) for name, _ in touched), "contents", "results"]:
-                    connection.execute(f"DELETE FROM {name} {within}", [gone])
+                    connection.execute(f"DELETE FROM {name} {within}", [gone])  # noqa: S608
                 dropped = sum(rows for _, rows in touched)
                 connection.execute("UPDATE meta SET dropped = dropped + ?", [dropped])
 
@@ -198,7 +198,7 @@ class Index:
 
     def frame(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """Run one of our own queries on a cursor of its own, unable to write; for any thread."""
-        with self._reading() as cursor, translated():
+        with translated(), self._reading() as cursor:
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             relation = cursor.sql(query, params=params) if params else cursor.sql(query)
             if relation is None:
@@ -210,8 +210,8 @@ class Index:
         with self._gate:
             if self._closed:
                 raise UnavailableError("The store's index is closed or being rebuilt.")
-            self._readers += 1
             cursor = self._connection.cursor()
+            self._readers += 1
         try:
             yield cursor
         finally:
@@ -224,8 +224,7 @@ class Index:
         """Close the file once the last reader is done; DuckDB writes its log into it."""
         with self._gate:
             self._closed = True
-            if not self._gate.wait_for(lambda: self._readers == 0, timeout=10.0):
-                self._connection.interrupt()
+            self._gate.wait_for(lambda: self._readers == 0, timeout=10.0)
         with contextlib.suppress(Exception):
             self._connection.close()
 
@@ -238,7 +237,7 @@ def _append(
     if rows:
         connection.register("incoming", pa.Table.from_pylist(list(rows)))
         try:
-            connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")
+            connection.execute(f"INSERT INTO {name} BY NAME SELECT * FROM incoming")  # noqa: S608
         finally:
             connection.unregister("incoming")
 

@@ -15,7 +15,7 @@ from cache.index import Index
 logger = logging.getLogger(__name__)
 COMPACT_BYTES = 64 << 20
 COMPACT_SHARE = 2 / 3
-_MAX_DEATHS = 2
+_MAX_DEATHS = 5
 
 
 def open_index(layout: Layout) -> Index:
@@ -27,7 +27,9 @@ def open_index(layout: Layout) -> Index:
     """
     mark = layout.home / "index.opening"
     if _deaths(mark) >= _MAX_DEATHS:
-        logger.warning("Opening the store's index ended this program twice: it is made anew.")
+        logger.warning(
+            "Opening the store's index ended this program again and again: it is set aside."
+        )
         set_aside(layout)
     with contextlib.suppress(OSError), open(mark, "ab") as file:
         file.write(b"x")

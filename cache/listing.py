@@ -68,7 +68,8 @@ def _from_index(
     files: Mapping[str, Found],
 ) -> list[Entry]:
     where = " AND ".join(f"{name} = ?" for name in wanted) or "true"
-    slim = index.frame(f"SELECT key, created FROM results WHERE {where}", list(wanted.values()))
+    query = f"SELECT key, created FROM results WHERE {where}"  # noqa: S608  our own names
+    slim = index.frame(query, list(wanted.values()))
     created = dict(zip(slim["key"].to_pylist(), slim["created"].to_pylist(), strict=True))
     keys = [key for key in created if key in files]
     first = sorted(keys, key=_rank(order, files, created), reverse=True)[:limit]

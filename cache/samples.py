@@ -55,8 +55,8 @@ def read(layout: Layout, stream: str) -> pa.Table | None:
 
     A number that was written twice keeps the row of the file that came first.
     """
-    import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     folder = layout.stream(stream)
     tables = []
@@ -81,9 +81,11 @@ def read(layout: Layout, stream: str) -> pa.Table | None:
         rows = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise StoreError(f"The samples of one stream do not fit together: {error}") from error
-    # np.unique sorts by number and names the first row of each, which is the dedupe wanted here.
-    _, first = np.unique(rows["index"].to_numpy(), return_index=True)
-    return rows.take(pa.array(first)).combine_chunks()
+    # The sort is stable: of equal numbers, the one that was written first stays first.
+    rows = rows.take(pc.sort_indices(rows, sort_keys=[("index", "ascending")])).combine_chunks()
+    numbers = rows["index"].combine_chunks()
+    fresh = pc.not_equal(numbers[1:], numbers[:-1])
+    return pa.concat_tables([rows[:1], rows[1:].filter(fresh)]).combine_chunks()
 
 
 def _check_numbers(start: int, table: pa.Table) -> None:

@@ -15,6 +15,7 @@ from cache import samples
 from cache.errors import DamagedError, StoreError, explain
 from cache.eviction import evict, total_bytes
 from cache.files import Layout, check_key, flush_folder, make_folder, touch
+from cache.home import acquire, prepare
 from cache.listing import Entry, Order, list_entries
 from cache.locks import ProcessLock
 from cache.notes import Labels, Notes, check_name
@@ -63,38 +64,12 @@ class Store:
         self._process = os.getpid()
         self._written = 0
         self._owner: Owner | None = None
-        writable = self._make_home(required=role == "owner")
-        lock = ProcessLock(self._layout.owner_lock)
-        if role != "client" and writable:
-            self._lock_home(lock, required=role == "owner")
+        if prepare(self._layout, required=role == "owner") and role != "client":
+            lock = ProcessLock(self._layout.owner_lock)
+            acquire(lock, self._layout, required=role == "owner")
             self._owner = Owner(self._layout, max_bytes, lock)
             # Without it, an exit without close() would end DuckDB in the middle of its work.
             atexit.register(self.close)
-
-    def _make_home(self, *, required: bool) -> bool:
-        home = self._layout.home
-        if home.exists() and not home.is_dir():
-            raise StoreError(f"{home} is a file, not a folder: set TOKENSCOPE_HOME to a folder.")
-        try:
-            make_folder(home)
-        except OSError as error:
-            if required or isinstance(error, NotADirectoryError):
-                raise explain(error, home) from error
-            logger.warning("%s", explain(error, home))
-            return False
-        return True
-
-    def _lock_home(self, lock: ProcessLock, *, required: bool) -> None:
-        try:
-            owned = lock.try_acquire()
-        except OSError as error:
-            if required:
-                raise explain(error, self._layout.home) from error
-            return
-        if required and not owned:
-            raise StoreError(
-                f"Another process owns the store in {self._layout.home}: end it first."
-            )
 
     @property
     def home(self) -> Path:

@@ -9,8 +9,7 @@
 
 from __future__ import annotations
 
-from engine.analysis import Analysis, Column, Params, Progress, Table, Tables, analyses, analysis
-from engine.catalogue import models
+from engine.catalogue import models as available_models
 from engine.encode import encode_text, trace_from_ids
 from engine.errors import Cancelled, UserError
 from engine.export import FORMATS, export_file, export_table
@@ -18,8 +17,9 @@ from engine.gallery import GalleryItem, gallery
 from engine.generate import group_from_samples
 from engine.modelref import ModelRef
 from engine.records import open_rollouts, read_subject, write_rollouts, write_trace
+from engine.registry import Analysis, Column, Params, Progress, Table, Tables, analyses, analysis
 from engine.result import Request, Result
-from engine.run import run
+from engine.running import run
 from engine.subjects import Corpus, Group, Message, Rollouts, Span, Text, TokenizerRef, Trace
 from engine.version import __version__
 from engine.workspace import Workspace, default_workspace
@@ -50,6 +50,7 @@ __all__ = [
     "__version__",
     "analyses",
     "analysis",
+    "available_models",
     "default_workspace",
     "encode",
     "encode_text",
@@ -57,7 +58,6 @@ __all__ = [
     "export_table",
     "gallery",
     "group_from_samples",
-    "models",
     "open_rollouts",
     "read_subject",
     "run",
@@ -74,4 +74,4 @@ def encode(text: Text, model: str | ModelRef = "demo", workspace: Workspace | No
         UserError: for empty text, lone surrogates, texts too long, unknown models.
     """
     planned = (workspace or default_workspace()).plan_model(model)
-    return encode_text(text, planned.tokenizer)
+    return encode_text(text, planned.tokenizer, reader=planned.located)

@@ -218,7 +218,7 @@ def fingerprint(located: Located, memo: Memo | None = None) -> str:
 
 
 def models(profile: Profile) -> list[ModelInfo]:
-    """Return the bundled models, present or not, then what the hub cache holds, each with why not."""
+    """Return the bundled models, present or not, then those of the hub cache, and why not."""
     found = [_info(name, profile, text) for name, text in BUNDLED.items()]
     if profile.allow_hub:
         for repository in hub.cached():

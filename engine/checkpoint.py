@@ -28,14 +28,18 @@ _BIDIRECTIONAL = {"albert", "bert", "camembert", "electra", "ernie", "roberta", 
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
+WEIGHTS_MEMO = "weights"
+"""Name of the memo that holds size, time of change and SHA-256 of weight files by path."""
+
+
 class Memo(Protocol):
-    """Where digests of large files are remembered between runs."""
+    """Where digests of large files are remembered between runs; ``cache.Store`` is one."""
 
-    def recall(self, name: str) -> dict[str, Any] | None:
-        """Return what was remembered under ``name``, or ``None`` or an empty dict."""
+    def recall(self, name: str) -> dict[str, Any]:
+        """Return what was remembered under ``name``, empty when there is nothing."""
 
-    def remember(self, name: str, mapping: dict[str, Any]) -> None:
-        """Remember ``mapping`` under ``name``."""
+    def remember(self, name: str, mapping: Mapping[str, Any]) -> None:
+        """Merge ``mapping`` into what is remembered under ``name``."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -163,7 +167,9 @@ def check_architecture(config: Mapping[str, Any], name: str) -> None:
     """
     kind = config.get("model_type")
     if not isinstance(kind, str):
-        raise UserError(f"The config.json of {name} has no model_type: it is no transformers model.")
+        raise UserError(
+            f"The config.json of {name} has no model_type: it is no transformers model."
+        )
     causal, known = _auto_names()
     architectures = config.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else ""
@@ -207,13 +213,14 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 def file_digest(path: Path, memo: Memo | None) -> str:
     """Return the SHA-256 of ``path``, remembered by path, size and time of change."""
     stat = path.stat()
-    name = f"weights:{path}"
-    now = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    held = (memo.recall(name) if memo is not None else None) or {}
-    if {key: held.get(key) for key in now} == now and isinstance(held.get("sha256"), str):
-        return str(held["sha256"])
+    entry = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    held = memo.recall(WEIGHTS_MEMO).get(str(path)) if memo is not None else None
+    if isinstance(held, dict) and {key: held.get(key) for key in entry} == entry:
+        digest = held.get("sha256")
+        if isinstance(digest, str):
+            return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if memo is not None:
-        memo.remember(name, {**now, "sha256": digest})
+        memo.remember(WEIGHTS_MEMO, {str(path): {**entry, "sha256": digest}})
     return digest

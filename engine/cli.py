@@ -126,7 +126,7 @@ def _do_models(options: argparse.Namespace) -> None:
 
 
 def _do_analyses(options: argparse.Namespace) -> None:
-    from engine.analysis import analyses
+    from engine.registry import analyses
 
     known = analyses()
     if options.json:
@@ -178,8 +178,8 @@ def _do_generate(options: argparse.Namespace) -> None:
 
 
 def _do_run(options: argparse.Namespace) -> None:
-    from engine.analysis import find
     from engine.export import check_suffix, export_file
+    from engine.registry import find
     from engine.result import Request
 
     declared = find(options.analysis)
@@ -269,7 +269,7 @@ def _params(pairs: Sequence[str], declared: Any) -> dict[str, Any]:
 
 
 def _answer(request: Any, workspace: Any, tell: Any) -> Any:
-    from engine.run import run
+    from engine.running import run
 
     return run(request, workspace=workspace, on_progress=tell)[0]
 

@@ -23,7 +23,7 @@ MOST_ROWS = 128
 _ROOM = 64
 
 
-class RowLayer(DynamicLayer):  # type: ignore[misc]
+class RowLayer(DynamicLayer):
     """Keys and values of one layer, [B, H, length, d] views of buffers with room to grow."""
 
     def __init__(self, **kwargs: Any) -> None:

@@ -7,11 +7,23 @@ special tokens, the response without (DESIGN, section 4).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from engine.errors import UserError
 from engine.spans import find_spans
 from engine.subjects import IdsOrigin, Parent, Role, Sampling, Text, Trace, Turn, simple_turns
 from engine.tokenization import Tokenizer, utf8
+
+
+class Reader(Protocol):
+    """Who is to read the tokens: a model's name and context."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context(self) -> int | None: ...
+
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -25,12 +37,26 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def encode_text(text: Text, tokenizer: Tokenizer) -> Trace:
+def encode_text(text: Text, tokenizer: Tokenizer, *, reader: Reader | None = None) -> Trace:
     """Turn a ``Text`` into a ``Trace``.
+
+    Args:
+        text: what to cut.
+        tokenizer: how.
+        reader: who is to read it; texts that cannot fit are then refused without being cut.
 
     Raises:
         UserError: for empty text, lone surrogates, texts too long, or a template's refusal.
     """
+    if reader is not None and reader.context is not None:
+        size = len(text.prompt) + len(text.response)
+        size += sum(len(message.content) for message in text.messages or ())
+        # A token holds at most max_piece bytes, so at most as many characters.
+        if size > reader.context * tokenizer.max_piece:
+            raise UserError(
+                f"The text has {size:,} characters; {reader.name} reads at most "
+                f"{reader.context:,} tokens, which cannot hold it: shorten it."
+            )
     if text.messages is not None:
         return _encode_chat(text, tokenizer)
     if not text.prompt and not text.response:

@@ -6,16 +6,18 @@ import logging
 import time
 from collections.abc import Callable, Generator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from cache import StoreError
 from engine import keys
-from engine.analysis import NOTES, Progress, Tables, check_tables
 from engine.context import Context
 from engine.errors import Cancelled
 from engine.plan import Plan, check_trace, iter_rollouts
+from engine.registry import NOTES, Progress, Tables, check_tables
 from engine.result import Result
 from engine.subjects import Rollouts
 from engine.version import __version__
@@ -166,9 +168,13 @@ def _joined(parts: Mapping[str, list[pa.Table]]) -> dict[str, pa.Table]:
     return {name: pa.concat_tables(tables) for name, tables in parts.items()}
 
 
+@lru_cache(maxsize=8)
+def _version(library: str) -> str:
+    return version(library)
+
+
 def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
     import sys
-    from importlib.metadata import version
 
     loaded = [m for m in ("torch", "transformers", "tokenizers") if m in sys.modules]
     return {
@@ -187,7 +193,7 @@ def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
         },
         "params": plan.document["params"],
         "code_version": __version__,
-        "libraries": {name: version(name) for name in loaded},
+        "libraries": {name: _version(name) for name in loaded},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 6),
     }

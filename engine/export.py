@@ -68,11 +68,13 @@ def check_suffix(path: str | Path) -> str:
 def flat_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance as constant columns, for formats that have nowhere else to put it."""
     models = provenance["models"]
+    names = {r: m["name"] for r, m in models.items()}
+    shown = "; ".join(n if r == "model" else f"{r}={n}" for r, n in names.items())
     return {
         "analysis": provenance["analysis"],
         "analysis_version": provenance["version"],
         "status": provenance["status"],
-        "model": "; ".join(f"{r}={m['name']}" for r, m in models.items()) or None,
+        "model": shown or None,
         "model_fingerprint": "; ".join(m["fingerprint"] for m in models.values()) or None,
         "tokenizer_digest": "; ".join(m["tokenizer"] for m in models.values()) or None,
         "dtype": "; ".join(m["dtype"] for m in models.values()) or None,
@@ -160,9 +162,7 @@ def _xlsx(table: pa.Table, result: Result, sink: Any) -> None:
     )
     _sheet(book, "table", table)
     provenance = flat_provenance(result.provenance)
-    pairs = pa.table(
-        {"name": list(provenance), "value": [str(v) for v in provenance.values()]}
-    )
+    pairs = pa.table({"name": list(provenance), "value": [str(v) for v in provenance.values()]})
     _sheet(book, "provenance", pairs)
     _sheet(book, "notes", result.notes)
     book.close()
@@ -181,7 +181,7 @@ def _sheet(book: Any, name: str, table: pa.Table) -> None:
             elif isinstance(value, int | float) and math.isfinite(value):
                 sheet.write_number(r, c, value)
             else:
-                text = _hex(value) if isinstance(value, bytes) else _text(value)
+                text = value.hex() if isinstance(value, bytes) else _text(value)
                 sheet.write_string(r, c, text[:_XLSX_CELL])
 
 

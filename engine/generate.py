@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import orjson
 import pyarrow as pa
 from pydantic import Field
 
-from engine.analysis import Column, Params, Progress, Table, Tables, analysis
 from engine.context import Context
 from engine.encode import with_spans
 from engine.errors import UserError
+from engine.registry import Column, Params, Progress, Table, Tables, analysis
 from engine.result import Result
 from engine.subjects import Group, Parent, Sampling, Trace, Turn
 from engine.tokenization import show
+
+if TYPE_CHECKING:
+    from engine.generation import Continuation
 
 
 class GenerateParams(Params):
@@ -84,13 +88,15 @@ def generate(ctx: Context) -> Iterator[Progress | Tables]:
         )
     sampler = Sampler(**ctx.params.model_dump(exclude={"n"}))
     yield Progress(None, "Loading the model")
-    drawn: list = []  # type: ignore[type-arg]
+    shown = 0
     for drawn in ctx.samples(prompt.ids, sampler, n):
-        yield Tables(_tables(ctx, drawn))
+        if len(drawn) == n or len(drawn) > 1.1 * shown:
+            yield Tables(_tables(ctx, drawn))
+            shown = len(drawn)
         yield Progress(len(drawn) / n, f"{len(drawn):,} of {n:,} continuations finished")
 
 
-def _tables(ctx: Context, drawn: list) -> dict[str, pa.Table]:  # type: ignore[type-arg]
+def _tables(ctx: Context, drawn: list[Continuation]) -> dict[str, pa.Table]:
     tokenizer = ctx.tokenizer
     rows = []
     for c in drawn:

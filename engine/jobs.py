@@ -14,8 +14,8 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from engine.analysis import Progress
 from engine.errors import Cancelled
+from engine.registry import Progress
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, T]
@@ -87,6 +87,7 @@ class Handle(Generic[T]):
     def __init__(self, job: Job[T], runner: Runner) -> None:
         self._job = job
         self._runner = runner
+        self._dropped = False
         self._left = False
 
     @property
@@ -110,10 +111,10 @@ class Handle(Generic[T]):
 
     def leave(self) -> None:
         """Stop waiting; the job is cancelled when nobody else waits for it."""
-        if not self._left and not self._job.done:
-            last = self._runner.drop(self._job)
+        if not self._dropped and not self._job.done:
+            self._dropped = True
             # The last one out still sees what the cancelled job leaves behind.
-            self._left = not last
+            self._left = not self._runner.drop(self._job)
 
     cancel = leave
 
@@ -155,7 +156,7 @@ class Runner:
     def _join(self, key: str, start: Callable[[], Steps[T]]) -> Job[T]:
         job = self._jobs.get(key)
         if job is None or job.done or (job._cancelled.is_set() and not job._waiters):
-            job = Job(key, start)  # type: ignore[arg-type]
+            job = Job(key, start)
             self._jobs[key] = job
             self._queue.append(job)
             if self._thread is None:
@@ -221,7 +222,7 @@ class Runner:
 
     def _forget(self, job: Job[T]) -> None:
         with self._lock:
-            if job.done and self._jobs.get(job.key) is job:  # type: ignore[comparison-overlap]
+            if job.done and self._jobs.get(job.key) is job:
                 del self._jobs[job.key]
 
     def _work(self) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +21,8 @@ from engine import twin as folding
 from engine.catalogue import Located
 from engine.errors import UserError
 from engine.heads import HeadStep, apply_steps, find_steps
+from engine.hidden import HIDDEN
 from engine.twin import Fold, Keep, Knockouts, Reduce, as_knockouts
-
-HIDDEN_BYTES = 256 * 2**20
-"""Most bytes of hidden states kept by the process, over all models."""
 
 LOGITS_BYTES = 2**30
 """Most bytes of float32 logits :meth:`LoadedModel.full_logits` returns at once."""
@@ -33,44 +30,10 @@ LOGITS_BYTES = 2**30
 _PROBE = 8
 
 
-class HiddenStore:
-    """Hidden states by model and ids, the least recently used dropped first. Thread-safe."""
-
-    def __init__(self, capacity: int = HIDDEN_BYTES) -> None:
-        self.capacity = capacity
-        self._kept: OrderedDict[tuple[int, tuple[int, ...]], Tensor] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.RLock()
-
-    def get(self, key: tuple[int, tuple[int, ...]]) -> Tensor | None:
-        """Return what is kept under ``key`` and mark it as used."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: tuple[int, tuple[int, ...]], hidden: Tensor) -> None:
-        """Keep ``hidden`` unless it is larger than everything together may be."""
-        with self._lock:
-            if hidden.nbytes > self.capacity or key in self._kept:
-                return
-            self._kept[key] = hidden
-            self._bytes += hidden.nbytes
-            while self._bytes > self.capacity:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
-
-    def drop(self, serial: int) -> None:
-        """Forget everything of one model."""
-        with self._lock:
-            for key in [key for key in self._kept if key[0] == serial]:
-                self._bytes -= self._kept.pop(key).nbytes
-
-
-HIDDEN = HiddenStore()
 _serials = itertools.count()
 
 
-class _Reached(Exception):
+class _HeadReachedError(Exception):
     """The forward reached the head, whose input is all that was wanted."""
 
 
@@ -135,7 +98,8 @@ class LoadedModel:
     @property
     def head_weight(self) -> Tensor:
         """The output matrix [V, D]."""
-        weight: Tensor = self._head.weight
+        weight = self._head.weight
+        assert isinstance(weight, Tensor)
         return weight
 
     def check(self, ids: Sequence[int]) -> tuple[int, ...]:
@@ -327,14 +291,14 @@ class LoadedModel:
 
         def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             reached.append(inputs[0])
-            raise _Reached
+            raise _HeadReachedError
 
         head: Any = network.get_output_embeddings()
         handle = head.register_forward_pre_hook(stop)
         self.forwards += 1
         inputs = {"input_ids": self._tensor(ids)}
         try:
-            with torch.no_grad(), contextlib.suppress(_Reached):
+            with torch.no_grad(), contextlib.suppress(_HeadReachedError):
                 if fold is None:
                     network(**inputs, use_cache=False)
                 else:

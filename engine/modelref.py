@@ -87,7 +87,7 @@ class ModelRef(BaseModel):
     def _plain_revision(cls, value: str | None) -> str | None:
         if value is not None and (not _REVISION.fullmatch(value) or ".." in value):
             raise UserError(
-                f"The revision {shown(value)} is not one: give a branch, a tag or a commit after '@'."
+                f"The revision {shown(value)} is not one: give a branch, a tag or a commit."
             )
         return value
 

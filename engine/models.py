@@ -21,7 +21,8 @@ from transformers.utils import logging as transformers_logging
 from engine import checkpoint
 from engine.catalogue import Located
 from engine.errors import UserError
-from engine.loaded import HIDDEN, LoadedModel
+from engine.hidden import HIDDEN
+from engine.loaded import LoadedModel
 from engine.modelref import shown
 
 __all__ = ["HIDDEN", "LoadedModel", "ModelPool", "load"]
@@ -76,7 +77,8 @@ def _pretrained(located: Located) -> PreTrainedModel:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
+        # The folder is a stranger's: whatever goes wrong while it is read lies in it.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{located.name} could not be loaded ({shown(first, 160)}): check its config.json."
@@ -106,7 +108,7 @@ def _merged(model: PreTrainedModel, located: Located) -> PreTrainedModel:
     try:
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=False)
         merged: Any = adapted.merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise UserError(
             f"The adapter {shown(path.name)} does not fit {shown(located.path.name)}: name the "
             "base it was trained on."

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine import catalogue, keys
-from engine.analysis import Analysis, Params, find
 from engine.encode import encode_text
 from engine.errors import UserError
 from engine.modelref import ModelRef
 from engine.records import iter_groups
+from engine.registry import Analysis, Params, find
 from engine.result import Request
 from engine.subjects import Group, Rollouts, Subject, Text, Trace
 from engine.tokenization import Tokenizer
@@ -75,7 +75,8 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
     models = _models(declared, request, workspace)
     subject = request.subject
     if isinstance(subject, Text) and declared.subject is Trace:
-        subject = encode_text(subject, next(iter(models.values())).tokenizer)
+        first = next(iter(models.values()))
+        subject = encode_text(subject, first.tokenizer, reader=first.located)
     for trace in _traces(subject):
         for model in models.values():
             check_trace(trace, model)
@@ -137,9 +138,7 @@ def iter_rollouts(subject: Subject) -> list[tuple[str | None, Trace]] | Any:
     return ((g.prompt_id, trace) for g in iter_groups(subject) for trace in g.rollouts)
 
 
-def _models(
-    declared: Analysis, request: Request, workspace: Workspace
-) -> dict[str, PlannedModel]:
+def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[str, PlannedModel]:
     given = request.models
     if not declared.models:
         return {}

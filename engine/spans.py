@@ -14,9 +14,7 @@ from engine.subjects import Span, Trace
 _ANSWERS = (
     re.compile(rb"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}"),
     re.compile(rb"####[ \t]*([^\r\n<]+)"),
-    re.compile(
-        rb"(?im)^[ \t*#]*(?:final[ \t]+)?answer[ \t]*(?:is[ \t]*)?[:=][ \t*]*([^\r\n<*]+)"
-    ),
+    re.compile(rb"(?im)^[ \t*#]*(?:final[ \t]+)?answer[ \t]*(?:is[ \t]*)?[:=][ \t*]*([^\r\n<*]+)"),
     re.compile(rb"(?i)\bthe[ \t]+(?:final[ \t]+)?answer[ \t]+is:?[ \t]+([^\r\n<]+)"),
 )
 _QUESTION = re.compile(rb"(?is)\bquestion[ \t]*:[ \t]*(.*)\Z")

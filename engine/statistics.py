@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pyarrow as pa
 from pydantic import Field
 
-from engine.analysis import Column, Params, Progress, Table, Tables, analysis
 from engine.context import Context
+from engine.registry import Column, Params, Progress, Table, Tables, analysis
 from engine.subjects import Trace
 
 CHUNK_BYTES = 64 * 1024 * 1024
@@ -37,9 +37,7 @@ TOKENS = Table(
         "varentropy": Column(
             pa.float32(), "Variance of the surprisal under the model.", "nats²", "varentropy"
         ),
-        "rank": Column(
-            pa.int64(), "1 + number of ids with a strictly larger logit.", "", "rank"
-        ),
+        "rank": Column(pa.int64(), "1 + number of ids with a strictly larger logit.", "", "rank"),
         "ties": Column(pa.int64(), "Other ids with exactly the same logit.", "", "ties"),
         "margin": _nats("margin", "log p of the most probable id minus that of the second."),
         "max_prob": Column(

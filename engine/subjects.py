@@ -22,7 +22,7 @@ from pydantic import (
 from engine.keys import digest as digest_of
 from engine.tokenization import show
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Role = Literal["system", "user", "thinking", "assistant", "tool", "text"]
 Segment = Literal["prompt", "response", "answer"]
@@ -277,9 +277,7 @@ class Trace(_Subject):
     def positions_of(self, start_byte: int, end_byte: int) -> Span:
         """The tokens that hold any of the bytes ``start_byte`` to ``end_byte`` of the text."""
         inside = [
-            p
-            for p, (a, b) in enumerate(self.offsets)
-            if a < end_byte and b > start_byte and a < b
+            p for p, (a, b) in enumerate(self.offsets) if a < end_byte and b > start_byte and a < b
         ]
         if not inside:
             return Span(start=len(self.ids), end=len(self.ids))

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,6 +116,7 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.name = name
+        self._known: dict[int, Piece] = {}
         self.digest = hashlib.sha256(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)).hexdigest()
         self._backend = backend
         self._settings = dict(settings or {})
@@ -142,7 +143,13 @@ class Tokenizer:
 
     def piece(self, token_id: int) -> Piece:
         """Bytes and kind of one id; ids without a string are ``unused`` and hold no bytes."""
-        raw = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        known = self._known.get(token_id)
+        if known is None:
+            known = self._known[token_id] = self._read(token_id)
+        return known
+
+    def _read(self, token_id: int) -> Piece:
+        raw = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         if raw is None:
             return Piece(b"", "unused")
         if token_id in self._special:
@@ -164,6 +171,11 @@ class Tokenizer:
                     f"{self.name} has no token id {i}; its ids run from 0 to {self.size - 1}."
                 )
         return tuple(found[i].data for i in ids)
+
+    @cached_property
+    def max_piece(self) -> int:
+        """Bytes of the longest token."""
+        return max((len(self.piece(i).data) for i in range(self.size)), default=1)
 
     def is_special(self, token_id: int) -> bool:
         """Whether the id is a special token (BOS, EOS, role markers)."""
@@ -270,7 +282,9 @@ def _template(settings: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _around(full: tuple[int, ...], bare: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _around(
+    full: tuple[int, ...], bare: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Split what a post-processor added into the ids before and after the text's own."""
     extra = len(full) - len(bare)
     for start in range(extra + 1):

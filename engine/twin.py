@@ -227,10 +227,10 @@ def folding_attention(
             "choose a model without them."
         )
     fold = _active.get()
-    groups = query.shape[1] // key.shape[1]
+    batch, heads, length, width = query.shape
+    groups = heads // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     keys = key.transpose(2, 3)
-    batch, heads, length, width = query.shape
     scaling = width**-0.5 if scaling is None else scaling
     rows = fold.block_rows if fold is not None else None
     if rows is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import platformdirs
 
-from cache import Store
+from cache import Store, StoreError
 from engine import catalogue, keys
 from engine.execute import execute, from_store
 from engine.jobs import Handle, Runner
@@ -23,6 +24,8 @@ from engine.tokenization import Tokenizer
 if TYPE_CHECKING:
     from engine.generation import Continuation, Sampler
     from engine.models import LoadedModel, ModelPool
+
+log = logging.getLogger("tokenscope")
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "demo" / "gallery"
@@ -140,11 +143,14 @@ class Workspace:
             for batch in generation.sample(self.load(model), prefix, sampler, missing):
                 fresh += batch
                 yield sorted([*done, *fresh], key=lambda c: c.index)
-        finally:
+        finally:  # what was drawn is kept also when the job is cancelled
             if fresh:
                 fresh.sort(key=lambda c: c.index)
                 table = generation.to_table(fresh)
-                self.store.append_samples(stream, fresh[0].index, table)
+                try:
+                    self.store.append_samples(stream, fresh[0].index, table)
+                except StoreError as error:
+                    log.warning("samples not stored: %s", error)
 
     def close(self) -> None:
         """Cancel jobs, write what is queued, close the store."""

@@ -10,6 +10,7 @@ import streamlit as st
 import engine
 from engine import Result, Trace, UserError
 from engine.errors import Cancelled
+from engine.registry import PER_TOKEN
 from engine.render.details import details
 from engine.render.signals import Signal
 from engine.render.strip import most_striking, names, payload
@@ -37,8 +38,7 @@ def page() -> None:
     own = st.session_state.get("text") == state.OWN
     if own:
         subject.own_text_form()
-        if not _answers():
-            return
+        _answers()
     trace = state.shown_trace()
     if trace is None:
         hint("There is no example yet: choose Your own text at the left.", key="empty")
@@ -49,21 +49,19 @@ def page() -> None:
     _view(result, trace, head, own)
 
 
-def _answers() -> bool:
-    """Progress or list of generated answers; False while there is nothing to show below."""
+def _answers() -> None:
+    """Progress of generating, or the list of what was generated."""
     try:
         job = state.waiting_answers()
     except UserError as error:
         problem(error, key="generate")
-        return True
     except Cancelled:
         hint("Cancelled before the first response was finished.", key="generate")
-        return True
-    if job is not None:
-        waiting(job, key="generate", doing="Generating")
-        return False
-    subject.answers()
-    return True
+    else:
+        if job is not None:
+            waiting(job, key="generate", doing="Generating")
+        else:
+            subject.answers()
 
 
 def _result(trace: Trace) -> Result | None:
@@ -86,6 +84,11 @@ def _payload(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -
     """Built once per result; ``key`` and ``special`` name it."""
     columns = engine.analyses()["statistics"].tables["tokens"].columns
     return payload(_tables, channel=CHANNEL, special=special, columns=columns)
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _names(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> list[str]:
+    return names(_tables, special)
 
 
 def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
@@ -115,8 +118,7 @@ def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
     signal = by_name.get(name or "", signals[0])
     with lede.container(key="lede"):
         st.text(f"{signal.title[:1].upper()}{signal.title[1:]}: {_definition(signal)}")
-    _linked(result, trace, data, signals, signal.name, prompt_too)
-    _below(result, trace, signal)
+    _linked(result, trace, data, signal, prompt_too)
 
 
 def _definition(signal: Signal) -> str:
@@ -127,17 +129,13 @@ def _definition(signal: Signal) -> str:
 @st.fragment
 @guarded
 def _linked(
-    result: Result,
-    trace: Trace,
-    data: dict[str, Any],
-    signals: list[Signal],
-    name: str,
-    prompt_too: bool,
+    result: Result, trace: Trace, data: dict[str, Any], signal: Signal, prompt_too: bool
 ) -> None:
-    """Strip and details: a click redraws only these."""
-    left, right = st.columns([2.55, 1], gap="large")
+    """Strip and details; a click draws only these again."""
+    left, right = st.columns([2.35, 1], gap="medium")
     with left:
         event = token_strip(data, key="strip")
+        _below(result, trace, signal)
     selection = next_selection(
         state.recall("selection"),
         data["signature"],
@@ -146,19 +144,18 @@ def _linked(
         {"strip": event},
     )
     state.remember("selection", selection)
+    shown = details(
+        result.tables,
+        selection.first,
+        selection.last,
+        [Signal(**s) for s in data["signals"]],
+        special=trace.special,
+        reasons=result.notes,
+    )
     with right, st.container(key="details-box"):
-        token_details(
-            details(
-                result.tables,
-                selection.first,
-                selection.last,
-                signals,
-                special=trace.special,
-                reasons=result.notes,
-            ),
-            key="details",
-        )
-    bus(CHANNEL, {"signal": name, "prompt": prompt_too, **selection.message()}, key="bus")
+        token_details(shown, key="details")
+    message = {"signal": signal.name, "prompt": prompt_too, **selection.message()}
+    bus(CHANNEL, message, key="bus")
 
 
 def _below(result: Result, trace: Trace, signal: Signal) -> None:
@@ -167,11 +164,11 @@ def _below(result: Result, trace: Trace, signal: Signal) -> None:
     st.subheader("All numbers", anchor=False)
     table_view(
         result.table("tokens"),
-        {**engine.analysis.PER_TOKEN, **tables["tokens"].columns},
+        {**PER_TOKEN, **tables["tokens"].columns},
         TABLE,
-        tokens=names(result.tables, trace.special),
+        tokens=_names(f"{result.key}/{result.status}", trace.special, dict(result.tables)),
     )
-    with st.container(key="actions", horizontal=True):
+    with st.container(key="actions"):
         downloads(result, "tokens", "Tokens", key="tokens")
         downloads(result, "alternatives", "Top 20 alternatives", key="alternatives")
     about(declared, signal, result)

@@ -6,13 +6,7 @@ export default function details({ data, parentElement }) {
   const heading = fill(element("div", "what"), data.piece);
   parts.push(heading);
   if (data.context) parts.push(element("div", "context", data.context));
-  const facts = element("dl", "facts");
-  for (const { label, value, unit, help } of data.facts) {
-    const name = element("dt", "", label);
-    if (help) name.title = help;
-    facts.append(name, element("dd", "", unit ? `${value} ${unit}` : value));
-  }
-  parts.push(facts);
+  parts.push(facts(data.facts));
   if (data.alternatives.length) {
     parts.push(element("h3", "", data.title));
     const list = element("ol", "others");
@@ -30,5 +24,16 @@ export default function details({ data, parentElement }) {
     parts.push(list);
   }
   if (data.note) parts.push(element("p", "note", data.note));
+  if (data.more.length) parts.push(facts(data.more, "rest"));
   root.replaceChildren(...parts);
+}
+
+function facts(rows, className = "") {
+  const list = element("dl", `facts ${className}`);
+  for (const { label, value, unit, help } of rows) {
+    const name = element("dt", "", label);
+    if (help) name.title = help;
+    list.append(name, element("dd", "", unit ? `${value} ${unit}` : value));
+  }
+  return list;
 }

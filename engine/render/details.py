@@ -14,6 +14,7 @@ from engine.render.signals import Signal, values_of
 from engine.render.text import markup, number
 
 TITLE = "What else it might have said"
+MAIN = ("surprisal", "probability", "entropy", "rank", "margin")
 _QUOTE = 60
 
 
@@ -41,18 +42,18 @@ def details(
         return _stretch(tables["tokens"], first, last, special)
     tokens = tables["tokens"]
     row = tokens.slice(first, 1).to_pylist()[0]
-    facts = [
-        _fact("position", f"{first:,} of {tokens.num_rows - 1:,}", "Counted from 0."),
-        _fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."),
-    ]
-    facts += [_value(tokens, s, first) for s in signals]
+    position = _fact("position", f"{first:,} of {tokens.num_rows - 1:,}", "Counted from 0.")
+    main = [_value(tokens, s, first) for s in signals if s.name in MAIN]
+    more = [_value(tokens, s, first) for s in signals if s.name not in MAIN]
     if row.get("ties"):
-        facts.append(_fact("ties", number(row["ties"]), "Other ids with exactly the same logit."))
+        more.append(_fact("ties", number(row["ties"]), "Other ids with exactly the same logit."))
+    more.append(_fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."))
     others = _alternatives(tables.get("alternatives"), first, row)
     return {
         "piece": markup(row["token_bytes"] or row["token"], special=first in special),
         "context": row["segment"] if row["segment"] == row["role"] else _speaker(row),
-        "facts": facts,
+        "facts": [position, *main],
+        "more": more,
         "title": TITLE,
         "alternatives": others,
         "note": _reason(reasons, first),
@@ -110,9 +111,7 @@ def _reason(reasons: pa.Table | None, at: int) -> str:
     return " ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in sorted(here))
 
 
-def _stretch(
-    tokens: pa.Table, first: int, last: int, special: Collection[int]
-) -> dict[str, Any]:
+def _stretch(tokens: pa.Table, first: int, last: int, special: Collection[int]) -> dict[str, Any]:
     part = tokens.slice(first, last - first + 1)
     surprisal = values_of(part, "surprisal").astype(np.float64)
     known = surprisal[np.isfinite(surprisal)]
@@ -128,13 +127,12 @@ def _stretch(
             _fact("perplexity", number(math.exp(min(mean, 700))), "exp of the mean surprisal."),
         ]
     pieces = [t or b"" for t in part["token_bytes"].to_pylist()]
-    quote = "".join(
-        markup(p, special=first + i in special) for i, p in enumerate(pieces[:_QUOTE])
-    )
+    quote = "".join(markup(p, special=first + i in special) for i, p in enumerate(pieces[:_QUOTE]))
     return {
         "piece": quote + ("…" if len(pieces) > _QUOTE else ""),
         "context": "a stretch of tokens; click one to see its alternatives",
         "facts": facts,
+        "more": [],
         "title": TITLE,
         "alternatives": [],
         "note": "",

@@ -73,11 +73,6 @@ _LOOKS: dict[str, _Look] = {
     "sum_p2": _Look("large", low=0, high=1),
     "self_certainty": _Look("large"),
 }
-_LABELS = {
-    "sum_p2": "collision probability",
-    "max_prob": "top probability",
-    "self_certainty": "self-certainty",
-}
 _PROBABILITY = "Probability the model gave to this token."
 
 
@@ -115,7 +110,7 @@ def _derived(name: str, tokens: pa.Table) -> bool:
 
 def _signal(name: str, tokens: pa.Table, answered: npt.NDArray[np.bool_], column: Any) -> Signal:
     label = getattr(column, "label", "")
-    title = _LABELS.get(name) or label or name.replace("_", " ")
+    title = label or name.replace("_", " ")
     unit = getattr(column, "unit", "")
     doc = _PROBABILITY if name == "probability" else getattr(column, "doc", "")
     if unit == "probability":
@@ -130,9 +125,8 @@ def _signal(name: str, tokens: pa.Table, answered: npt.NDArray[np.bool_], column
     look = _LOOKS.get(name) or _Look("zero" if shown.size and shown.min() < 0 else "small")
     if look.ordinary == "zero":
         top = _nice(float(np.abs(shown).max()) if shown.size else 1.0)
-        return Signal(
-            name, title, unit, doc, "diverging", -top, top, (f"−{_end(top)}", _end(top))
-        )
+        ends = (f"−{_end(top)}", _end(top))
+        return Signal(name, title, unit, doc, "diverging", -top, top, ends)
     bottom, top = _range(look, shown)
     over = bool(np.nanmax(values, initial=-np.inf) > top * 1.0001)
     small, large = _end(bottom), _end(top) + (" or more" if over else "")

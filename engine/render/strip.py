@@ -125,12 +125,22 @@ def html(
 def render_strip_html(result: Result, signal: str = "surprisal") -> str:
     """A result for a notebook: the strip where it has tokens, else its main table."""
     if "surprisal" in getattr(result.tables.get("tokens"), "column_names", ()):
-        from engine.analysis import find
+        from engine.registry import find
 
-        return html(result.tables, signal, columns=find(result.analysis).tables["tokens"].columns)
+        declared = find(result.analysis).tables["tokens"].columns
+        return html(_first_rollout(result.tables), signal, columns=declared)
     table = result.table()
     shown = html_escape.escape(f"{result.analysis}: {table.num_rows:,} rows")
     return f"<p>{shown}</p>" + table.slice(0, 50).to_pandas().to_html(escape=True, index=False)
+
+
+def _first_rollout(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    return {
+        name: table.filter(pc.equal(table["rollout"], table["rollout"][0]))
+        if "rollout" in table.column_names and table.num_rows
+        else table
+        for name, table in tables.items()
+    }
 
 
 # A shadow root keeps the page's styles and the strip's apart.

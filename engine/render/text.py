@@ -56,11 +56,10 @@ def number(value: float | int | None, *, digits: int = 3) -> str:
         return "∞" if value > 0 else "−∞"
     if value == 0:
         return "0"
-    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    exponent = int(power)
     if exponent < -4 or exponent >= 6:
-        mantissa = value / 10.0**exponent if exponent > -300 else value * 1e300 / 10 ** (exponent + 300)
-        power = str(exponent).translate(_SUPERSCRIPT)
-        return f"{mantissa:.{digits - 1}f}·10{power}".replace("-", "−")
+        return f"{mantissa}·10{str(exponent).translate(_SUPERSCRIPT)}".replace("-", "−")
     return f"{value:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from engine import Result
-from engine.analysis import Analysis
+from engine.registry import Analysis
 from engine.render.signals import Signal
 from engine.render.text import escape_markdown
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import streamlit as st
 
 from engine import Result, export_table
-from engine.analysis import Column
+from engine.registry import Column
 
 FORMATS = {"csv": "CSV", "parquet": "Parquet", "arrow": "Arrow", "json": "JSON", "xlsx": "XLSX"}
 _MIME = {
@@ -50,6 +50,7 @@ def table_view(
         hide_index=True,
         height=285,
         row_height=28,
+        placeholder="–",
         column_config={name: _column(name, columns[name]) for name in data.column_names},
     )
 

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from engine.render import palette
-
 # A drawing, not a glyph: an icon by name would be fetched from another server.
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
@@ -29,9 +27,4 @@ def frame() -> None:
 
 @cache
 def _style() -> str:
-    own = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    light, dark = (
-        f"--ts-muted: {palette.MUTED[t]}; --ts-accent: {palette.ACCENT[t]};"
-        for t in palette.THEMES
-    )
-    return f":root {{ {light} }} .stApp[style*='dark'] {{ {dark} }}\n{own}"
+    return (Path(__file__).parent / "style.css").read_text(encoding="utf-8")

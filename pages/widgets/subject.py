@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import streamlit as st
 
 import engine
 from engine import UserError
+from engine.catalogue import models as list_models
 from engine.render.text import number, plain
 from pages.widgets import state
 from pages.widgets.notice import problem
 from pages.widgets.state import OWN
 
+T = TypeVar("T", int, float)
 _BUTTONS = 12
-EXAMPLE = "Question: Maya earns 7 dollars per hour and works 8 hours. How much money does she have?\n"
+EXAMPLE = "Question: Maya earns 7 dollars per hour and works 8 hours. How much does she earn?\n"
 
 
 def sidebar() -> None:
@@ -28,29 +31,24 @@ def sidebar() -> None:
 
 def _model() -> None:
     workspace = state.workspace()
-    infos = {info.name: info for info in engine.models(workspace.profile)}
+    infos = {info.name: info for info in list_models(workspace.profile)}
     offered = [name for name, info in infos.items() if info.available]
-
-    def label(name: str) -> str:
-        info = infos.get(name)
-        if info is None or info.parameters is None:
-            return name
-        return f"{name} · {_parameters(info.parameters)}"
 
     free = workspace.profile.allow_folders or workspace.profile.allow_hub
     st.selectbox(
         "Model",
         offered,
         key="model",
-        format_func=label,
         accept_new_options=free,
         persist_state="session",
         placeholder="folder or hub id" if free else "choose a model",
-        help="Choose one, or type a folder or a Hugging Face id." if free else None,
     )
     info = infos.get(st.session_state.get("model") or "")
-    if info is not None and info.description:
-        st.text(info.description)
+    if info is not None:
+        size = [_parameters(info.parameters)] if info.parameters else []
+        st.text("\n".join([*size, *filter(None, [info.description])]))
+    elif free:
+        st.text("Type a folder or a Hugging Face id.")
 
 
 def _text() -> None:
@@ -101,24 +99,10 @@ def own_text_form() -> None:
             placeholder="Paste a response here, or leave this empty and press Generate.",
         )
         with st.container(horizontal=True, vertical_alignment="bottom", key="own-controls"):
-            samples = st.number_input(
-                "Responses", 1, 256, 4, key="n", width=110, persist_state="session"
-            )
-            temperature = st.number_input(
-                "Temperature",
-                0.0,
-                5.0,
-                1.0,
-                0.1,
-                key="temperature",
-                width=130,
-                persist_state="session",
-                help="0 always takes the most probable token.",
-            )
-            seed = st.number_input("Seed", 0, None, 0, key="seed", width=120, persist_state="session")
-            longest = st.number_input(
-                "Longest, tokens", 1, 4096, 256, key="longest", width=140, persist_state="session"
-            )
+            samples = _number("Responses", "n", 1, 256, 4)
+            temperature = _number("Temperature", "temperature", 0.0, 5.0, 1.0, step=0.1)
+            seed = _number("Seed", "seed", 0, None, 0)
+            longest = _number("Longest, tokens", "longest", 1, 4096, 256)
             if st.button("Generate", type="primary", key="generate"):
                 params = {
                     "n": samples,
@@ -136,6 +120,12 @@ def own_text_form() -> None:
         error = state.recall("input.error")
         if error:
             problem(error, key="input")
+
+
+def _number(label: str, key: str, low: T, high: T | None, start: T, step: T | None = None) -> T:
+    return st.number_input(
+        label, low, high, start, step, key=key, width=132, persist_state="session"
+    )
 
 
 def _attempt(action: Callable[[], None]) -> None:

@@ -48,9 +48,9 @@ def every_type() -> pa.Table:
 
 def same(left: pa.Table, right: pa.Table) -> bool:
     # Table.equals holds NaN unequal to itself, and compares no metadata.
-    return left.schema.equals(right.schema, check_metadata=True) and repr(
-        left.to_pylist()
-    ) == repr(right.to_pylist())
+    return left.schema.equals(right.schema, check_metadata=True) and repr(left.to_pylist()) == repr(
+        right.to_pylist()
+    )
 
 
 def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -61,7 +61,8 @@ def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:
     assert same(stored.tables["tokens"], table)
     assert same(stored.tables["empty"], table[:0])
     again = read_result((tmp_path / "r.zip").read_bytes())
-    assert same(again.tables["tokens"], table) and again.path is None
+    assert same(again.tables["tokens"], table)
+    assert again.path is None
 
 
 def test_the_file_is_plain_zip_arrow_and_json(tmp_path: Path) -> None:
@@ -73,7 +74,8 @@ def test_the_file_is_plain_zip_arrow_and_json(tmp_path: Path) -> None:
         envelope = json.loads(archive.read("meta.json"))
         plain = pa.ipc.open_file(archive.read("tokens.arrow")).read_all()
         assert len(archive.read("tokens.arrow")) < table.nbytes / 2
-    assert envelope["format"] == RESULT_FORMAT and envelope["tables"] == ["tokens"]
+    assert envelope["format"] == RESULT_FORMAT
+    assert envelope["tables"] == ["tokens"]
     assert plain.equals(table)
 
 
@@ -84,7 +86,10 @@ def test_equal_results_are_equal_bytes(tmp_path: Path) -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
@@ -210,10 +215,9 @@ def test_hostile_files_are_refused(what: str) -> None:
 
 
 def test_a_name_twice_is_refused() -> None:
-    with pytest.warns(UserWarning, match="Duplicate"):
-        sink = io.BytesIO(packed({"tokens.arrow": ONE}))
-        with zipfile.ZipFile(sink, "a") as archive:
-            archive.writestr("tokens.arrow", ONE)
+    sink = io.BytesIO(packed({"tokens.arrow": ONE}))
+    with zipfile.ZipFile(sink, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("tokens.arrow", ONE)
     with pytest.raises(DamagedError, match="twice"):
         read_result(sink.getvalue())
 

@@ -123,7 +123,7 @@ def test_training_drills_keep_clear_of_held_out_pairs() -> None:
 
     rng = random.Random("drills")
     for _ in range(300):
-        for a, op, b, c in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)\.", stories.drill(rng)):
+        for a, op, b, c in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)\.", chains.drill(rng)):
             assert not chains.pair_held_out(op, int(a), int(b))
             assert compute(op, int(a), int(b)) == int(c)
 

@@ -14,7 +14,7 @@ from demo import training
 from demo.stories import problems
 from demo.training import Recipe
 
-TINY = Recipe(steps=20, batch=4, warmup=4, decay_from=0.9, checkpoint_every=8)
+TINY = Recipe(steps=20, batch=2, warmup=4, decay_start=18, checkpoint_every=8)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_loss_falls(tokenizer: Tokenizer) -> None:
 
 
 def test_resumed_run_is_the_same_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    recipe = Recipe(steps=6, batch=2, checkpoint_every=3)
+    recipe = Recipe(steps=6, batch=2, decay_start=3, checkpoint_every=3)
     whole, _ = training.train(tokenizer, recipe)
     path = tmp_path / "state.safetensors"
 
@@ -65,7 +65,7 @@ def test_resumed_run_is_the_same_run(tokenizer: Tokenizer, tmp_path: Path) -> No
 
 
 def test_rate_rises_stays_and_falls() -> None:
-    recipe = Recipe(steps=100, warmup=10)
+    recipe = Recipe(steps=100, warmup=10, decay_start=50)
     values = [training.factor(recipe, s) for s in range(100)]
     assert values[0] == 0.1
     assert values[9:50] == [1.0] * 41

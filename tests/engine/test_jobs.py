@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from engine.analysis import Progress
 from engine.errors import Cancelled
 from engine.jobs import Runner, Steps
+from engine.registry import Progress
 
 
 @pytest.fixture
@@ -20,7 +20,9 @@ def runner() -> Iterator[Runner]:
     made.close()
 
 
-def counted(log: list[str], name: str, steps: int, gate: threading.Event | None = None) -> Callable[[], Steps[str]]:
+def counted(
+    log: list[str], name: str, steps: int, gate: threading.Event | None = None
+) -> Callable[[], Steps[str]]:
     def start() -> Generator[Progress, None, str]:
         log.append(f"{name} starts")
         if gate is not None:

@@ -77,7 +77,9 @@ def test_against_definitions_in_float64(name: str) -> None:
     single = oracle(z.astype(np.float32), y)
     # Near 300 a float32 logit resolves 3e-5: the rank is exact, the logarithms cannot be.
     tolerance = 5e-5 if "shift" in name or name == "one-hot" else 5e-6
-    compare(token_stats(torch.tensor(z, dtype=torch.float32), torch.tensor(y), 5), single, tolerance)
+    compare(
+        token_stats(torch.tensor(z, dtype=torch.float32), torch.tensor(y), 5), single, tolerance
+    )
 
 
 def test_masked_target_is_minus_infinity_never_nan() -> None:

@@ -39,7 +39,9 @@ def test_offsets_are_exact_bytes_of_the_text(prompt: str, response: str) -> None
     trace = trace_of(prompt, response, TOKENIZERS["byte_level"])
     data = (prompt + response).encode()
     assert trace.text_bytes == data
-    assert all(data[a:b] == p for (a, b), p in list(zip(trace.offsets, trace.pieces, strict=True))[1:])
+    assert all(
+        data[a:b] == p for (a, b), p in list(zip(trace.offsets, trace.pieces, strict=True))[1:]
+    )
     assert trace.offsets[0] == (0, 0)
     assert trace.offsets[-1][1] == len(data)
     assert trace.prompt_text == prompt
@@ -127,7 +129,9 @@ def test_inconsistent_traces_are_refused(change: dict[str, object]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.lists(st.binary(max_size=4), min_size=1, max_size=12))
-def test_any_bytes_survive_the_file(data: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_bytes_survive_the_file(
+    data: list[bytes], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     trace = Trace(
         ids=tuple(range(len(data))),
         pieces=tuple(data),

@@ -107,7 +107,9 @@ def test_special_text_typed_by_a_user_is_a_special_token_with_its_own_bytes() ->
 
 
 def test_wordpiece() -> None:
-    backend = Backend(models.WordPiece({"[UNK]": 0, "un": 1, "##able": 2, "cat": 3}, unk_token="[UNK]"))
+    backend = Backend(
+        models.WordPiece({"[UNK]": 0, "un": 1, "##able": 2, "cat": 3}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = Tokenizer(backend.to_str())
     encoding = tokenizer.encode("unable cat", special=False)

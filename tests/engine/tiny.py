@@ -18,7 +18,18 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gpt_neox", "phi", "opt")
+FAMILIES = (
+    "gpt2",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gpt_neox",
+    "phi",
+    "opt",
+)
 """The families that tests walk through; ``gemma2`` has soft-caps, ``opt`` a projection out."""
 
 VOCABULARY = 259

@@ -276,8 +276,7 @@ def check_tables(declared: Analysis, tables: Mapping[str, pa.Table]) -> dict[str
             continue
         if list(given.column_names) != schema.names:
             raise TypeError(
-                f"{declared.name}.{name}: columns are {given.column_names}, "
-                f"declared {schema.names}"
+                f"{declared.name}.{name}: columns are {given.column_names}, declared {schema.names}"
             )
         checked[name] = given.cast(schema)
     return checked

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from engine.analysis import Progress
 from engine.errors import Cancelled
+from engine.jobs import Handle
 from engine.plan import make_plan
+from engine.registry import Progress
 from engine.result import Request, Result
 from engine.workspace import Workspace, default_workspace
 
@@ -47,13 +48,14 @@ def run(
     told: dict[int, Progress] = {}
     try:
         for handle in handles:
-            # Without anyone to tell, nothing needs looking after while the job runs.
-            while not handle.wait(0.05 if on_progress or cancel else None):
-                if on_progress:
-                    _tell(handles, told, on_progress)
+            while not handle.done:
                 if cancel is not None and cancel.is_set():
                     for each in handles:
                         each.leave()
+                if on_progress:
+                    _tell(handles, told, on_progress)
+                # Without anyone to tell, nothing needs looking after while the job runs.
+                handle.wait(0.05 if on_progress or cancel else None)
         return [handle.result() for handle in handles]
     except BaseException:
         for handle in handles:
@@ -61,7 +63,9 @@ def run(
         raise
 
 
-def _tell(handles: list, told: dict[int, Progress], on_progress: OnProgress) -> None:  # type: ignore[type-arg]
+def _tell(
+    handles: list[Handle[Result]], told: dict[int, Progress], on_progress: OnProgress
+) -> None:
     for number, handle in enumerate(handles):
         progress = handle.progress
         if progress is not None and told.get(number) is not progress:

@@ -1,0 +1,96 @@
+"""``statistics`` against the bare forward pass of the same tokens, and a store hit."""
+
+from __future__ import annotations
+
+import statistics as st
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from engine.encode import trace_from_ids
+from engine.result import Request
+from engine.running import run as answer
+from engine.subjects import Trace
+from engine.workspace import Workspace
+
+
+def _ids(size: int, count: int, seed: int) -> list[int]:
+    made = torch.Generator().manual_seed(seed)
+    return torch.randint(3, size, (count,), generator=made).tolist()
+
+
+def _alternate(first: Callable[[], None], second: Callable[[], None], rounds: int) -> list[float]:
+    """Ratios second/first, measured in turn so that both see the same machine."""
+    ratios = []
+    for _ in range(rounds):
+        a = time.perf_counter()
+        first()
+        b = time.perf_counter()
+        second()
+        ratios.append((time.perf_counter() - b) / (b - a))
+    return ratios
+
+
+def run(quick: bool = False) -> Iterator[dict[str, str]]:
+    """Rows for ``make bench``."""
+    rounds = 7 if quick else 25
+    with tempfile.TemporaryDirectory() as home, Workspace(home) as workspace:
+        planned = workspace.plan_model("demo")
+        model = workspace.load(planned)
+        size = planned.tokenizer.size
+        traces: Iterator[Trace] = (
+            trace_from_ids(_ids(size, 512, seed), planned.tokenizer, response_start=256)
+            for seed in range(10_000)
+        )
+
+        def bare(trace: Trace) -> None:
+            with torch.inference_mode():
+                model.model(torch.tensor([trace.ids]), use_cache=False)
+
+        def statistics(trace: Trace) -> None:
+            answer(Request("statistics", trace, "demo"), workspace=workspace)
+
+        def table_only(trace: Trace) -> None:
+            from engine.logit_stats import token_stats
+
+            with torch.inference_mode():
+                hidden = model.hidden(trace.ids)
+                logits = model.logits(hidden[:-1])[:, : model.real_vocab]
+                token_stats(logits, torch.tensor(trace.ids[1:]), 20)
+
+        statistics(next(traces))
+        bare(next(traces))
+        for label, work in (
+            ("statistics of 512 tokens, numbers only / bare forward", table_only),
+            ("the same through run(): tables, key, durable store", statistics),
+        ):
+            ratios = []
+            for _ in range(rounds):
+                one, two = next(traces), next(traces)
+                ratios += _alternate(lambda t=one: bare(t), lambda t=two: work(t), 1)
+            yield {
+                "part": "statistics",
+                "what": label,
+                "target": "<= 1.5 x",
+                "measured": f"{st.median(ratios):.2f} x",
+            }
+        kept = next(traces)
+        statistics(kept)
+        times = []
+        for _ in range(rounds * 4):
+            start = time.perf_counter()
+            statistics(kept)
+            times.append(time.perf_counter() - start)
+        yield {
+            "part": "statistics",
+            "what": "store hit through run(), 512 tokens and 10,220 alternatives (median)",
+            "target": "< 50 ms",
+            "measured": f"{st.median(times) * 1e3:.1f} ms",
+        }
+
+
+if __name__ == "__main__":
+    for row in run():
+        print(row)

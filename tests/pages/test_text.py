@@ -1,0 +1,86 @@
+"""What a token looks like on screen: nothing invisible, nothing invented."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from engine.render.text import BOX, DIM, END, escape_markdown, markup, number, plain
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        (" the", "·the"),
+        ("a\n\n", "a⏎⏎"),
+        ("\t", "⇥"),
+        ("\r\n", "␍⏎"),
+        (b"\xf0\x9f", r"\xf0\x9f"),
+        (b"a\xe2\x82", r"a\xe2\x82"),
+        ("é漢字", "é漢字"),
+        ("\u202eabc", "U+202Eabc"),
+        ("a\u200bb", "aU+200Bb"),
+        ("\x00\x1b", "U+0000U+001B"),
+        ("\ufffd", "U+FFFD"),
+        ("\u00a0", "U+00A0"),
+        ("\u3164", "U+3164"),
+        ("\u0301", "◌\u0301"),
+        ("\ud800", r"\xed\xa0\x80"),
+        ("", "empty"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+    ],
+)
+def test_tokens_are_shown_honestly(token, shown):
+    assert plain(token) == shown
+    assert "\ufffd" not in plain(token)
+
+
+def test_marks_are_balanced_whatever_the_bytes():
+    for start in range(0, 256, 7):
+        data = bytes((start + 37 * k) % 256 for k in range(40))
+        text = markup(data)
+        opened = text.count(DIM) + text.count(BOX)
+        assert opened == text.count(END)
+        assert plain(data).isprintable()
+
+
+def test_a_special_token_is_named_and_text_that_looks_like_one_is_not():
+    assert plain("<|bos|>", special=True) == "⟨bos⟩"
+    assert plain("<|bos|>") == "<|bos|>"
+
+
+def test_a_very_long_token_is_cut_and_says_so():
+    assert len(plain("x" + " y" * 5000)) < 200
+    assert "10,001 bytes" in plain("x" + " y" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0030, "0.00300"),
+        (5.8199, "5.82"),
+        (0.99999, "1.00"),
+        (1234, "1,234"),
+        (-2.5, "−2.50"),
+        (1.234e-9, "1.23·10⁻⁹"),
+        (9.999e-5, "0.000100"),
+        (1.5e-5, "1.50·10⁻⁵"),
+        (123456.0, "123,456"),
+        (0.0, "0"),
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "∞"),
+        (5e-324, "4.94·10⁻³²⁴"),
+    ],
+)
+def test_numbers_have_three_significant_digits(value, shown):
+    assert number(value) == shown
+
+
+def test_markdown_loses_its_meaning():
+    hostile = "![x](http://evil.example/a.png) **b** $x$ :red[y] <img src=x> `c`\n# h"
+    escaped = escape_markdown(hostile)
+    for sign in "![]()*$:<>`#":
+        assert all(escaped[i - 1] == "\\" for i, c in enumerate(escaped) if c == sign)
+    assert "\n" not in escaped

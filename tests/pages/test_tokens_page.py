@@ -1,0 +1,179 @@
+"""The Tokens page without a browser: what it opens on, what it answers to bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import engine
+from pages.widgets import state
+from tests.pages import world
+
+COLD = """
+import json, sys
+from pathlib import Path
+from tests.pages import world
+if sys.argv[1]:
+    world.install(Path(sys.argv[1]))
+from streamlit.testing.v1 import AppTest
+app = AppTest.from_file("app.py", default_timeout=60).run()
+print(json.dumps({
+    "torch": "torch" in sys.modules,
+    "transformers": "transformers" in sys.modules,
+    "title": [t.value for t in app.title],
+    "text": [t.value for t in app.text],
+    "selection": app.session_state["tokenscope.selection"].first,
+}))
+import engine
+engine.default_workspace().close()
+"""
+
+
+def texts(app: AppTest) -> list[str]:
+    return [t.value for t in app.text]
+
+
+def until(app: AppTest, ready: Callable[[AppTest], bool], seconds: float = 60) -> AppTest:
+    """Draw the page again, as its progress fragment does, until ``ready``."""
+    end = time.monotonic() + seconds
+    while not ready(app):
+        assert time.monotonic() < end, f"still waiting: {texts(app)}"
+        time.sleep(0.3)
+        app.run()
+    return app
+
+
+@pytest.fixture
+def app(app_home: Path) -> AppTest:
+    return AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60).run()
+
+
+@pytest.fixture
+def own(app: AppTest) -> AppTest:
+    return app.button(key="own").click().run()
+
+
+def shown(app: AppTest) -> engine.Trace:
+    return app.session_state["tokenscope.trace"]
+
+
+def idle(app: AppTest) -> bool:
+    return not any(b.label == "Cancel" for b in app.button)
+
+
+def test_it_opens_on_a_gallery_result_without_torch(world_folder: Path | None, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, str(world_folder or "")],
+        cwd=world.ROOT,
+        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["title"] == ["What did the model think of every token?"]
+    assert not seen["torch"]
+    assert not seen["transformers"]
+    assert seen["selection"] > 0
+    assert any(t.startswith("Surprisal") for t in seen["text"])
+
+
+def test_every_statistic_can_be_chosen(app: AppTest):
+    for name in ("rank", "entropy", "probability", "margin", "self_certainty"):
+        app.session_state["statistic"] = name
+        app.run()
+        assert not app.exception
+        assert "wrong inside" not in " ".join(texts(app))
+
+
+def test_a_pasted_response_is_read(own: AppTest):
+    own.text_area(key="prompt").set_value("Ann has 3 pens.\n")
+    own.text_area(key="response").set_value("She has 3 pens.")
+    own.button(key="read").click().run()
+    until(own, idle)
+    assert shown(own).response_text == "She has 3 pens."
+    assert own.session_state["tokenscope.selection"].last < len(shown(own))
+    assert not own.exception
+
+
+def test_generating_lists_the_answers_and_shows_one(own: AppTest):
+    own.text_area(key="prompt").set_value("Ann has")
+    own.number_input(key="n").set_value(3)
+    own.number_input(key="longest").set_value(5)
+    own.button(key="generate").click().run()
+    until(own, lambda a: "tokenscope.group" in a.session_state and idle(a))
+    assert "3 responses" in [h.value for h in own.subheader]
+    group = own.session_state["tokenscope.group"]
+    assert shown(own).digest == group.rollouts[0].digest
+    own.session_state["answer"] = 3
+    own.run()
+    assert not own.exception
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "says"),
+    [
+        ("", "", "no text"),
+        ("word " * 200_000, "", ""),
+        ("a b c " * 500, "", ""),
+    ],
+    ids=["empty", "1 MB", "over the context"],
+)
+def test_bad_input_gets_one_sentence_and_loses_nothing(own: AppTest, prompt, response, says):
+    before = shown(own)
+    own.text_area(key="prompt").set_value(prompt)
+    own.text_area(key="response").set_value(response)
+    own.button(key="read").click().run()
+    error = own.session_state["tokenscope.input.error"]
+    assert says in error
+    assert "\n" not in error
+    assert len(error) < 300
+    assert error in texts(own)
+    assert shown(own) == before
+    assert own.text_area(key="prompt").value == prompt
+    assert not own.exception
+
+
+def test_generate_without_a_prompt_says_so(own: AppTest):
+    own.text_area(key="prompt").set_value("")
+    own.button(key="generate").click().run()
+    assert "prompt" in own.session_state["tokenscope.input.error"]
+
+
+@pytest.mark.parametrize("text", ["a", "\x00\x01", "\u202e<img src=x onerror=alert(1)>", "💥"])
+def test_odd_text_is_read_like_any_other(own: AppTest, text: str):
+    own.text_area(key="prompt").set_value(text)
+    own.text_area(key="response").set_value("")
+    own.button(key="read").click().run()
+    until(own, idle)
+    assert not own.exception
+    assert "wrong inside" not in " ".join(texts(own))
+
+
+def test_a_model_that_is_not_there_gets_one_sentence(app: AppTest, monkeypatch: pytest.MonkeyPatch):
+    # AppTest cannot type a new option into a select box.
+    monkeypatch.setattr(state, "chosen_model", lambda: "no-such-model-anywhere")
+    app.run()
+    assert not app.exception
+    said = " ".join(texts(app))
+    assert "no-such-model-anywhere" in said
+    assert "wrong inside" not in said
+
+
+def test_a_fault_shows_no_traceback(app: AppTest, monkeypatch: pytest.MonkeyPatch):
+    def explode(*_: object) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(engine, "analyses", explode)
+    app.run()
+    assert not app.exception
+    assert "Something went wrong inside TokenScope" in " ".join(texts(app))
+    assert "secret detail" not in " ".join(texts(app) + [c.value for c in app.code])
