@@ -47,9 +47,6 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | None:
     import pyarrow as pa
 
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        # DuckDB makes an ENUM of it, whose members would differ from result to result.
-        return _plain(column.cast(kind.value_type))
     if pa.types.is_float16(kind):
         return column.cast(pa.float32())
     if _is_foreign(kind):
@@ -61,7 +58,7 @@ def _is_foreign(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     types = pa.types
-    foreign = (types.is_null, types.is_dictionary, types.is_float16, types.is_union)
+    foreign = (types.is_null, types.is_float16, types.is_union)
     if any(test(kind) for test in (*foreign, types.is_decimal256, types.is_interval)):
         return True
     return any(_is_foreign(kind.field(number).type) for number in range(kind.num_fields))

@@ -65,7 +65,7 @@ class Context:
         return self.models[role].hidden(self.subject.ids)
 
     def logits(self, start: int, end: int, role: str = "model") -> torch.Tensor:
-        """Logits made at positions ``start`` to ``end`` (exclusive), [end − start, V] over real ids.
+        """Logits made at positions ``start`` to ``end`` − 1, [end − start, V], real ids only.
 
         Row *t* predicts token *t* + 1.
         """

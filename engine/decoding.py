@@ -21,6 +21,10 @@ CACHE_BYTES = 512 * 2**20
 
 MOST_ROWS = 128
 _ROOM = 64
+ROW_STEP = 4
+"""Rows are filled up to a multiple of this. On the CPU, matrix products of fewer than four rows
+and element-wise functions at a tensor's end round otherwise than the rest (measured); filled up,
+not a bit of a row depends on what stands beside it."""
 
 
 class RowLayer(DynamicLayer):
@@ -130,7 +134,8 @@ class Prefilled:
     def rows(self, count: int, limit: int) -> Rows:
         """Return ``count`` rows that continue the prefix by up to ``limit`` tokens."""
         room = min(limit, _ROOM)
-        layers = [layer.repeated(count, room) for layer in self.cache.layers]
+        filled = len(_filled([0] * count))
+        layers = [layer.repeated(filled, room) for layer in self.cache.layers]
         return Rows(self.model, Cache(layers=layers), self.logits.expand(count, -1))
 
 
@@ -148,7 +153,7 @@ class Rows:
 
     def keep(self, places: list[int]) -> None:
         """Keep only some rows; the others have finished."""
-        index = torch.tensor(places, device=self._model.device)
+        index = torch.tensor(_filled(places), device=self._model.device)
         for layer in self._cache.layers:
             layer.batch_select_indices(index)
 
@@ -156,13 +161,17 @@ class Rows:
         """Append one token to each row and predict the next."""
         with torch.no_grad():
             output = self._model.forward(
-                input_ids=torch.tensor(tokens, device=self._model.device)[:, None],
+                input_ids=torch.tensor(_filled(tokens), device=self._model.device)[:, None],
                 past_key_values=self._cache,
                 use_cache=True,
             )
-        self.logits = self._real(output.logits[:, -1])
+        self.logits = self._real(output.logits[: len(tokens), -1])
 
     def _real(self, logits: Tensor) -> Tensor:
         # mps has no float64, which the draws are made in.
         logits = logits.cpu() if logits.device.type == "mps" else logits
         return logits[:, : self._model.real_vocab]
+
+
+def _filled(values: list[int]) -> list[int]:
+    return values + values[:1] * (-len(values) % ROW_STEP)

@@ -2,9 +2,9 @@
 
 Sample *i* of a stream uses the *i*-th counter of a Philox generator keyed by seed and prefix, one
 uniform per token, turned into an id by the inverse distribution function over ids in id order.
-Drawing eight after three gives the same first three; so does another batch size. (The network
-itself adds batched rows up in another order, by an ulp or so: a draw within about 1e-6 of the
-border between two ids may then fall on its other side.)
+Drawing eight after three gives the same first three, and so does another batch size: on the CPU
+bit for bit. (A GPU may add a batch's rows up in another order, by an ulp or so: a draw that falls
+on the border between two ids can then land on its other side.)
 
 torch is imported only when something is sampled: stored continuations are read without it.
 """

@@ -36,6 +36,18 @@ class Job(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
 
+    @classmethod
+    def ended(cls, key: str, value: T) -> Job[T]:
+        """A job with nothing left to do."""
+
+        def start() -> Steps[T]:
+            raise AssertionError("an ended job is never started")
+
+        job = cls(key, start)
+        job._value = value
+        job._done.set()
+        return job
+
     @property
     def done(self) -> bool:
         """Finished, failed or cancelled."""
@@ -152,6 +164,10 @@ class Runner:
             job = self._join(key, start)
             self._lock.notify_all()
             return Handle(job, self)
+
+    def finished(self, key: str, value: T) -> Handle[T]:
+        """A handle to something that is there already."""
+        return Handle(Job.ended(key, value), self)
 
     def _join(self, key: str, start: Callable[[], Steps[T]]) -> Job[T]:
         job = self._jobs.get(key)

@@ -7,36 +7,22 @@ file is read as it is: transformers' loaders silently replace some pre-tokenizer
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from tokenizers import Tokenizer as Backend
 
 from engine.errors import UserError
+from engine.pieces import Piece, PieceKind, decode_piece, scheme_of, show
+
+__all__ = ["Encoding", "Piece", "Tokenizer", "show", "utf8"]
 
 MAX_TEXT_BYTES = 8 * 1024 * 1024
 """Longer texts are refused before tokenizing: no model here reads a tenth of it."""
-
-PieceKind = Literal["text", "byte", "special", "added", "unused"]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one id stands for.
-
-    Attributes:
-        data: its bytes; a partial UTF-8 sequence stays as it is.
-        kind: ``special`` and ``added`` are literal strings of the tokenizer, ``byte`` a byte
-            token of a byte fallback, ``unused`` an id without a string.
-    """
-
-    data: bytes
-    kind: PieceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +64,6 @@ def utf8(text: str, *, name: str = "text") -> bytes:
     return data
 
 
-def show(data: bytes) -> str:
-    r"""Bytes as readable text: valid UTF-8 as it is, every other byte as ``\xNN``."""
-    return data.decode("utf-8", errors="backslashreplace")
-
-
 class Tokenizer:
     """One tokenizer, read from its ``tokenizer.json``.
 
@@ -120,7 +101,7 @@ class Tokenizer:
         self.digest = hashlib.sha256(orjson.dumps(tree, option=orjson.OPT_SORT_KEYS)).hexdigest()
         self._backend = backend
         self._settings = dict(settings or {})
-        self._scheme = _scheme(tree)
+        self._scheme = scheme_of(tree)
         self._special = {t["id"]: bool(t["special"]) for t in tree.get("added_tokens", [])}
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
@@ -156,7 +137,7 @@ class Tokenizer:
             # Added tokens are literal text: the byte map is not theirs.
             kind: PieceKind = "special" if self._special[token_id] else "added"
             return Piece(raw.encode("utf-8", "surrogatepass"), kind)
-        return _decode_piece(raw, self._scheme)
+        return decode_piece(raw, self._scheme)
 
     def pieces(self, ids: Sequence[int]) -> tuple[bytes, ...]:
         """Bytes of each id.
@@ -291,61 +272,6 @@ def _around(
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
     return (), ()
-
-
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
-
-Scheme = Literal["byte_level", "metaspace", "wordpiece", "plain"]
-
-
-def _scheme(tree: Mapping[str, Any]) -> Scheme:
-    """How the vocabulary writes bytes, from the file's decoder and pre-tokenizer."""
-    types = _types(tree.get("decoder")) | _types(tree.get("pre_tokenizer"))
-    types |= _types(tree.get("normalizer"))
-    if "ByteLevel" in types:
-        return "byte_level"
-    model = tree.get("model") or {}
-    if "WordPiece" in types or model.get("type") == "WordPiece":
-        return "wordpiece"
-    if "Metaspace" in types or model.get("byte_fallback") or model.get("type") == "Unigram":
-        return "metaspace"
-    return "plain"
-
-
-def _types(node: Any) -> set[str]:
-    if isinstance(node, Mapping):
-        own = {node["type"]} if isinstance(node.get("type"), str) else set()
-        return own.union(*(_types(child) for child in node.values()))
-    if isinstance(node, list):
-        return set().union(*(_types(child) for child in node))
-    return set()
-
-
-def _decode_piece(raw: str, scheme: Scheme) -> Piece:
-    if scheme == "byte_level":
-        table = _byte_map()
-        if all(character in table for character in raw):
-            return Piece(bytes(table[c] for c in raw), "text")
-        return Piece(raw.encode("utf-8", "surrogatepass"), "text")
-    if scheme == "metaspace":
-        match = _BYTE_TOKEN.match(raw)
-        if match:
-            return Piece(bytes([int(match.group(1), 16)]), "byte")
-        return Piece(raw.replace("\u2581", " ").encode("utf-8", "surrogatepass"), "text")
-    if scheme == "wordpiece":
-        text = raw[2:] if raw.startswith("##") else " " + raw
-        return Piece(text.encode("utf-8", "surrogatepass"), "text")
-    return Piece(raw.encode("utf-8", "surrogatepass"), "text")
-
-
-@lru_cache(maxsize=1)
-def _byte_map() -> dict[str, int]:
-    """GPT-2's printable stand-ins for bytes, inverted (Radford et al. 2019, encoder.py)."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table = {chr(byte): byte for byte in own}
-    others = [byte for byte in range(256) if byte not in set(own)]
-    table.update({chr(256 + n): byte for n, byte in enumerate(others)})
-    return table
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -66,7 +67,10 @@ class Workspace:
         return self.submit_plan(make_plan(request, self))
 
     def submit_plan(self, plan: Plan) -> Handle[Result]:
-        """Start a plan, or find its result."""
+        """Start a plan, or find its result: what is stored is done at once."""
+        found = from_store(plan, self)
+        if found is not None:
+            return self.runner.finished(plan.key, found)
         return self.runner.submit(plan.key, lambda: execute(plan, self))
 
     def lookup(self, request: Request) -> Result | None:
@@ -172,5 +176,8 @@ def default_home() -> Path:
 
 @lru_cache(maxsize=1)
 def default_workspace() -> Workspace:
-    """The workspace of this process, made on first use."""
-    return Workspace()
+    """The workspace of this process, made on first use and closed at its end."""
+    workspace = Workspace()
+    # The worker must not be inside torch when the interpreter goes away.
+    atexit.register(workspace.close)
+    return workspace

@@ -107,6 +107,7 @@ def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
             label_visibility="collapsed",
             bind="query-params",
             persist_state="session",
+            wrap=True,
         )
         prompt_too = trace.response_start >= len(trace)
         if 0 < trace.response_start < len(trace):
@@ -117,13 +118,14 @@ def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
             )
     signal = by_name.get(name or "", signals[0])
     with lede.container(key="lede"):
-        st.text(f"{signal.title[:1].upper()}{signal.title[1:]}: {_definition(signal)}")
+        st.text(_definition(signal))
     _linked(result, trace, data, signal, prompt_too)
 
 
 def _definition(signal: Signal) -> str:
+    title = signal.title[:1].upper() + signal.title[1:]
     doc = signal.doc[:1].lower() + signal.doc[1:]
-    return f"{doc} Click a token to see what else the model might have said."
+    return f"{title}, {doc} Click a token to see what else the model might have said."
 
 
 @st.fragment

@@ -73,7 +73,7 @@ _LOOKS: dict[str, _Look] = {
     "sum_p2": _Look("large", low=0, high=1),
     "self_certainty": _Look("large"),
 }
-_PROBABILITY = "Probability the model gave to this token."
+_PROBABILITY = "The chance the model gave to this token."
 
 
 def values_of(tokens: pa.Table, name: str) -> Values:

@@ -23,6 +23,7 @@ class Strip {
     this.box = this.root.querySelector(".tokens");
     this.legend = this.root.querySelector(".legend");
     this.tip = this.root.querySelector(".tip");
+    this.root.strip = this; // for tests and benchmarks
     this.selection = null;
     this.stamp = 0;
     this.onView = (event) => this.view(event.detail);

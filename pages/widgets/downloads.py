@@ -34,7 +34,6 @@ def downloads(result: Result, table: str, label: str, *, key: str) -> None:
                 key=f"download-{key}-{fmt}",
                 on_click="ignore",
                 type="tertiary",
-                help=f"{label} as {name}",
             )
 
 

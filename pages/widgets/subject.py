@@ -102,7 +102,7 @@ def own_text_form() -> None:
             samples = _number("Responses", "n", 1, 256, 4)
             temperature = _number("Temperature", "temperature", 0.0, 5.0, 1.0, step=0.1)
             seed = _number("Seed", "seed", 0, None, 0)
-            longest = _number("Longest, tokens", "longest", 1, 4096, 256)
+            longest = _number("Tokens at most", "longest", 1, 4096, 256)
             if st.button("Generate", type="primary", key="generate"):
                 params = {
                     "n": samples,
@@ -145,7 +145,8 @@ def answers() -> None:
     shown = state.recall("group.index", 0)
     partial = ", cancelled before the rest" if state.recall("group.partial") else ""
     with st.container(key="answers"):
-        st.subheader(f"{len(rows)} responses{partial}", anchor=False)
+        noun = "response" if len(rows) == 1 else "responses"
+        st.subheader(f"{len(rows)} {noun}{partial}", anchor=False)
         st.dataframe(
             {
                 "response": [plain(r["text"])[:400] for r in rows],
@@ -155,6 +156,13 @@ def answers() -> None:
             },
             key="answer-table",
             hide_index=True,
+            height=min(35 + 28 * len(rows), 290),
+            row_height=28,
+            column_config={
+                "tokens": st.column_config.NumberColumn(width=70),
+                "end": st.column_config.Column(width=80),
+                "log-probability, nats": st.column_config.NumberColumn(width=150, format="%.4g"),
+            },
         )
         _which_answer(len(rows), shown)
 

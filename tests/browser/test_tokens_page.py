@@ -114,12 +114,12 @@ def test_hover_click_and_keys(visit):
 def test_another_statistic_colours_anew_and_stays_in_the_link(visit):
     page = visit()
     before = page.eval_on_selector_all(".t", "ts => ts.map(t => t.style.background)")
-    page.locator(".st-key-statistic button", has_text="entropy").click()
+    page.get_by_role("radio", name="entropy", exact=True).click()
     page.locator(".legend .name:text-is('entropy')").wait_for()
     after = page.eval_on_selector_all(".t", "ts => ts.map(t => t.style.background)")
     assert before != after
     assert "statistic=entropy" in page.url
-    page.locator(".st-key-statistic button", has_text="rank").click()
+    page.get_by_role("radio", name="rank", exact=True).click()
     page.locator(".legend .bucket").first.wait_for()
     assert page.locator(".legend .bucket").count() == 5
     again = visit("/?statistic=rank")

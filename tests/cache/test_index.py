@@ -13,7 +13,7 @@ import pytest
 
 from cache import Store, StoreError, indexfile, longtables
 from cache.errors import DamagedError, NewerFormatError
-from cache.index import Index
+from cache.index import Index, UnavailableError
 from cache.migrations import MIGRATIONS
 from cache.results import Stored
 
@@ -91,6 +91,7 @@ def test_all_types_can_be_queried(store: Store, key: Key) -> None:
         "record": {"a": [1]},
         'odd "name"': 1,
         "tag": "1",
+        "dictionaries": ["a"],
     }
     assert np.isnan(second["half"])
     assert second["words"] is None
@@ -186,6 +187,27 @@ def test_a_result_duckdb_cannot_take_keeps_no_other_out(
     }
     assert len(rows(store, "SELECT * FROM a0_tokens UNION ALL SELECT * FROM a1_tokens")) == 10
     assert store.get(key(3)) is not None
+
+
+def test_lists_come_from_the_files_while_the_index_cannot_be_written(
+    store: Store, key: Key, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(key(1), {}, {"analysis": "a"})
+    assert store.flush()
+
+    def refuse(self: Index, batch: Any) -> None:
+        raise UnavailableError("No room.")
+
+    with monkeypatch.context() as full:
+        full.setattr(Index, "ingest", refuse)
+        store.put(key(2), {}, {"analysis": "a"})
+        assert not store.flush(timeout=0.5)
+        assert {entry.key for entry in store.entries()} == {key(1), key(2)}
+        assert store.index_state == "building"
+    assert len([record for record in caplog.records if "No room" in record.message]) == 1
+    monkeypatch.setattr(store._owner, "_not_before", 0.0)
+    assert store.flush()
+    assert store.frame("SELECT key FROM results").num_rows == 2
 
 
 def test_a_rebuilt_index_is_the_same(store: Store, key: Key, tokens: Tokens) -> None:
