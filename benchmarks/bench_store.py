@@ -85,7 +85,7 @@ def writes(folder: Path, *, quick: bool) -> list[dict[str, str | float]]:
     with Store(folder / "writes", role="owner") as store:
         store.put(key("warm"), {"tokens": tables[0]}, META)
         store.flush()
-        for turn in range(turns):
+        for turn in range(turns + 1):
 
             def put(number: int, turn: int = turn) -> None:
                 store.put(key(turn, number), {"tokens": tables[number % 16]}, META)
@@ -95,7 +95,9 @@ def writes(folder: Path, *, quick: bool) -> list[dict[str, str | float]]:
             ours.append(per_second(put, count))
             store.flush()
             indexed.append(count / (time.perf_counter() - start))
-        expected = turns * count
+        # The first turn makes the folders and warms both ways up.
+        ours, plain, indexed = ours[1:], plain[1:], indexed[1:]
+        expected = (turns + 1) * count
         taken = store.frame("SELECT count(DISTINCT key) AS n FROM statistics_tokens")["n"][0]
         assert taken.as_py() == expected + 1, "a result is missing in the index"
     rows = connection.execute("SELECT count(*) FROM tokens").fetchone()

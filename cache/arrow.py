@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MAGIC = b"ARROW1\0\0"
+# Below it, waking Arrow's threads takes longer than the work they share.
+_WORTH_THREADS = 1 << 20
 # The flag under which Arrow runs code of a registered type while it reads a schema.
 _EXTENSION = b"ARROW:extension:name"
 
@@ -24,7 +26,8 @@ def encode(table: pa.Table) -> pa.Buffer:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    threads = table.nbytes > _WORTH_THREADS
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=threads)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     if _EXTENSION in table.schema.serialize().to_pybytes():
@@ -52,7 +55,8 @@ def decode(data: bytes | pa.Buffer, *, max_bytes: int, max_rows: int) -> pa.Tabl
     stream = buffer.slice(len(_MAGIC))
     try:
         _weigh(stream, max_bytes, max_rows)
-        with pa.ipc.open_stream(stream) as reader:
+        options = pa.ipc.IpcReadOptions(use_threads=stream.size > _WORTH_THREADS)
+        with pa.ipc.open_stream(stream, options=options) as reader:
             table = reader.read_all()
         table.validate(full=True)
     except MemoryError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 
 from cache.files import Found, Layout, list_results, list_streams
@@ -39,8 +40,8 @@ def evict(layout: Layout, max_bytes: int) -> tuple[list[str], int]:
         if item.key in pinned:
             continue
         with contextlib.suppress(OSError):
-            if item.path.suffix == ".zip":
-                item.path.unlink()
+            if item.path.endswith(".zip"):
+                os.unlink(item.path)
                 removed.append(item.key)
             else:
                 shutil.rmtree(item.path)

@@ -91,7 +91,7 @@ class Found:
     """A file or stream met while listing: what eviction and reconciliation need to know of it."""
 
     key: str
-    path: Path
+    path: str
     bytes: int
     used: float
 
@@ -103,7 +103,7 @@ def list_results(folder: Path) -> Iterator[Found]:
         if dot and ending == "zip" and _KEY.fullmatch(key):
             with contextlib.suppress(OSError):
                 stat = entry.stat()
-                yield Found(key, Path(entry.path), stat.st_size, stat.st_mtime)
+                yield Found(key, entry.path, stat.st_size, stat.st_mtime)
 
 
 def list_streams(folder: Path) -> Iterator[Found]:
@@ -112,7 +112,7 @@ def list_streams(folder: Path) -> Iterator[Found]:
         if _KEY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
                 size = sum(part.stat().st_size for part in os.scandir(entry.path))
-                yield Found(entry.name, Path(entry.path), size, entry.stat().st_mtime)
+                yield Found(entry.name, entry.path, size, entry.stat().st_mtime)
 
 
 def _entries_of_shards(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from cache.errors import StoreError
@@ -95,7 +96,7 @@ def _from_files(
         if order == "last_used" and len(metas) == limit:
             break
         try:
-            meta = read_meta(found.path)
+            meta = read_meta(Path(found.path))
         except (StoreError, OSError):
             continue
         if all(meta.get(name) == value for name, value in wanted.items()):

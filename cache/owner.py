@@ -20,7 +20,8 @@ from cache.shelf import remove_old_damaged
 logger = logging.getLogger(__name__)
 START_DELAY = 0.5  # seconds in which the first page is painted before DuckDB is imported
 TICK = 1.0
-GATHER = 0.1
+LULL = 0.1
+PATIENCE = 1.0
 BATCH = 64
 RETRY = 30.0
 RECONCILE = 600.0
@@ -55,7 +56,7 @@ class Owner:
         self._off: str | None = None
         # The thread's own.
         self._intake: Intake | None = None
-        self._not_before = self._next_reconcile = 0.0
+        self._not_before = self._next_reconcile = self._noted = 0.0
         self._strikes = self._bytes = 0
         self._complaint = ""
         self._thread = threading.Thread(target=self._run, name="cache-owner", daemon=True)
@@ -94,8 +95,10 @@ class Owner:
         with self._cond:
             self._bytes += grown
             if key:
+                self._noted = time.monotonic()
                 self._pending[key] = None
-                self._cond.notify_all()
+                if len(self._pending) == 1:
+                    self._cond.notify_all()
 
     def rebuild(self) -> None:
         """Have the index made anew from the files."""
@@ -153,7 +156,7 @@ class Owner:
             self._lock.release()
 
     def _rest(self) -> None:
-        """Wait for work, then a little longer so that more of it shares one transaction."""
+        """Wait for work, then for a lull: until then the machine is the producers'."""
         with self._cond:
             self._busy = self._wanted = False
             self._passes += 1
@@ -166,11 +169,12 @@ class Owner:
                 lambda: self._stop or self._urgent or self._rebuild or (able and self._pending),
                 TICK,
             )
-            if self._pending:
-                full = BATCH
-                self._cond.wait_for(
-                    lambda: self._stop or self._urgent or len(self._pending) >= full, GATHER
-                )
+            latest = time.monotonic() + PATIENCE
+            while self._pending and not (self._stop or self._urgent):
+                lull = min(self._noted + LULL, latest) - time.monotonic()
+                if lull <= 0:
+                    break
+                self._cond.wait(lull)
 
     def _guarded_pass(self) -> None:
         try:
@@ -211,7 +215,10 @@ class Owner:
         self._take_spool()
         if time.monotonic() >= self._next_reconcile:
             self._reconcile(thorough=False)
-        while self._index is not None and not self._stop and self._next_batch():
+        # What comes meanwhile waits for the next pass, in which it shares a transaction.
+        left = len(self._pending)
+        while left > 0 and self._index is not None and not self._stop:
+            left -= self._next_batch()
             if self._rebuild:
                 return
         self._reconciled = self._index is not None and not self._rebuild
@@ -252,8 +259,8 @@ class Owner:
                 if self._index is not None and len(path.name) == 64:
                     self.note(path.name)
 
-    def _next_batch(self) -> bool:
-        """Take one batch in; return whether there was any."""
+    def _next_batch(self) -> int:
+        """Take one batch in; return how many keys it had."""
         with self._cond:
             keys = list(self._pending)[:BATCH]
             for key in keys:
@@ -266,7 +273,7 @@ class Owner:
         finally:
             with self._cond:
                 self._pending = dict.fromkeys([*rest, *self._pending])
-        return bool(keys)
+        return len(keys) - len(rest)
 
     def _shut(self, *, remove: bool) -> None:
         self._reconciled = False

@@ -25,6 +25,7 @@ _META = "meta.json"
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
 # The time a zip may not do without. A fixed one makes equal results equal byte for byte.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
+_IN_MEMORY = 32 << 20
 _END = struct.Struct("<4s4H2LH")
 
 
@@ -98,11 +99,19 @@ def write_result(
             raise StoreError(f"{name[:80]!r} is no table name: use a-z, 0-9 and _, like 'top_k'.")
         if table.nbytes > limits.table_bytes or table.num_rows > limits.table_rows:
             raise StoreError(f"The table {name!r} is too large to be stored.")
+    data = {name: arrow.encode(tables[name]) for name in sorted(tables)}
+    size = sum(buffer.size for buffer in data.values())
+    if size + len(text) + 1000 * (len(data) + 1) > limits.file_bytes:
+        raise StoreError("The result is too large to be stored.")
     try:
         with durable(path) as file:
-            _write_zip(file, text, tables)
-            if file.tell() > limits.file_bytes:
-                raise StoreError("The result is too large to be stored.")
+            if size > _IN_MEMORY:
+                _write_zip(file, text, data)
+            else:
+                # `zipfile` goes back and forth, which costs a call to the system each time.
+                memory = io.BytesIO()
+                _write_zip(memory, text, data)
+                file.write(memory.getbuffer())
     except OSError as error:
         raise explain(error, path.parent) from error
 
@@ -152,16 +161,12 @@ def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _write_zip(file: BinaryIO, text: bytes, tables: Mapping[str, pa.Table]) -> None:
+def _write_zip(file: BinaryIO, text: bytes, tables: Mapping[str, pa.Buffer]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=False) as archive:
         archive.writestr(zipfile.ZipInfo(_META, _NO_TIME), text)
-        for name in sorted(tables):
-            data = arrow.encode(tables[name])
-            try:
-                with archive.open(zipfile.ZipInfo(f"{name}.arrow", _NO_TIME), "w") as member:
-                    member.write(memoryview(data))
-            except (zipfile.LargeZipFile, RuntimeError) as error:
-                raise StoreError("The result is too large to be stored.") from error
+        for name, data in tables.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.arrow", _NO_TIME), "w") as member:
+                member.write(memoryview(data))
 
 
 def _open(source: Path | bytes) -> BinaryIO:

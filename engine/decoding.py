@@ -21,6 +21,9 @@ CACHE_BYTES = 512 * 2**20
 
 MOST_ROWS = 128
 _ROOM = 64
+ATTENTION_KINDS = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers whose state is keys and values."""
+
 ROW_STEP = 4
 """Rows are filled up to a multiple of this. On the CPU, matrix products of fewer than four rows
 and element-wise functions at a tensor's end round otherwise than the rest (measured); filled up,
@@ -103,7 +106,8 @@ class Prefilled:
     """
 
     def __init__(self, model: LoadedModel, ids: tuple[int, ...]) -> None:
-        if getattr(type(model.model), "_is_stateful", False):
+        kinds = getattr(model.model.config.get_text_config(), "layer_types", None) or ()
+        if getattr(type(model.model), "_is_stateful", False) or set(kinds) - ATTENTION_KINDS:
             raise UserError(
                 f"{model.name} keeps a state that cannot be shared between samples: choose a "
                 "model with attention only."

@@ -92,8 +92,15 @@ class LoadedModel:
 
     @property
     def attention_heads(self) -> int:
-        """How many query heads each layer has, H."""
-        return int(self.model.config.get_text_config().num_attention_heads)
+        """How many query heads each layer has, H.
+
+        Raises:
+            UserError: The model has no attention.
+        """
+        heads = getattr(self.model.config.get_text_config(), "num_attention_heads", None)
+        if not isinstance(heads, int):
+            raise UserError(f"{self.name} has no attention to read: choose another model.")
+        return heads
 
     @property
     def head_weight(self) -> Tensor:
@@ -288,8 +295,12 @@ class LoadedModel:
     ) -> Tensor:
         """Run ``network`` up to its head and return the head's input, [T, D]."""
         reached: list[Tensor] = []
+        caller = threading.get_ident()
 
         def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            # Another thread may be taking logits from hidden states it already has.
+            if threading.get_ident() != caller:
+                return
             reached.append(inputs[0])
             raise _HeadReachedError
 
@@ -341,13 +352,17 @@ class LoadedModel:
     def _checked_twin(self) -> PreTrainedModel:
         ids = self._probe_ids()
         unreadable = f"The attention of {self.name} cannot be read: choose another model."
+        fold = Fold(len(ids))
         try:
             made = folding.make_twin(self.model)
-        except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
+            with torch.no_grad():
+                logits = folding.folded(made, {"input_ids": self._tensor(ids)}, fold).logits
+        except UserError:
+            raise
+        except Exception as error:
+            # Attention written without transformers' interface fails in ways of its own.
             raise UserError(unreadable) from error
-        fold = Fold(len(ids))
-        with torch.no_grad():
-            logits = folding.folded(made, {"input_ids": self._tensor(ids)}, fold).logits[0].float()
+        logits = logits[0].float()
         own = self._own_logits(self.model, ids).float()
         tolerance = 1e-3 if self.dtype == torch.float32 else 0.1
         close = (logits - own).abs().max() <= tolerance * (1 + own.abs().max())

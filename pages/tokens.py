@@ -79,14 +79,14 @@ def _result(trace: Trace) -> Result | None:
     return found
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=16, show_spinner=False)
 def _payload(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """Built once per result; ``key`` and ``special`` name it."""
+    """Built once per result, shared and never changed; ``key`` and ``special`` name it."""
     columns = engine.analyses()["statistics"].tables["tokens"].columns
     return payload(_tables, channel=CHANNEL, special=special, columns=columns)
 
 
-@st.cache_data(max_entries=16, show_spinner=False)
+@st.cache_resource(max_entries=16, show_spinner=False)
 def _names(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> list[str]:
     return names(_tables, special)
 
@@ -136,8 +136,13 @@ def _linked(
     """Strip and details; a click draws only these again."""
     left, right = st.columns([2.35, 1], gap="medium")
     with left:
-        event = token_strip(data, key="strip")
-        _below(result, trace, signal)
+        event, drawn = token_strip(data, key="strip")
+        for n, remark in enumerate(_remarks(result, trace)):
+            hint(remark, key=f"remark-{n}")
+        # The table's code is heavy: the first picture does not wait for it.
+        if drawn or state.recall("drawn"):
+            state.remember("drawn", True)
+            _below(result, trace, signal)
     selection = next_selection(
         state.recall("selection"),
         data["signature"],
@@ -158,6 +163,20 @@ def _linked(
         token_details(shown, key="details")
     message = {"signal": signal.name, "prompt": prompt_too, **selection.message()}
     bus(CHANNEL, message, key="bus")
+
+
+def _remarks(result: Result, trace: Trace) -> list[str]:
+    """What a reader of this very text must know."""
+    remarks = []
+    if trace.joint_encoding is False:
+        remarks.append("Encoded together, prompt and response would be cut into other tokens.")
+    if not trace.exact:
+        remarks.append("The tokenizer changes this text: its tokens do not spell it exactly.")
+    if result.status == "partial":
+        remarks.append("Cancelled before the end: the rest has no values.")
+    if result.not_stored:
+        remarks.append(result.not_stored)
+    return remarks
 
 
 def _below(result: Result, trace: Trace, signal: Signal) -> None:

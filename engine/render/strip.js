@@ -1,7 +1,8 @@
 // The token strip: draws tokens in line blocks, colours them by one signal, keeps the selection.
 // `data` is constant for one text; what changes (signal, selection) comes over the bus.
 const strips = new WeakMap();
-const LINE = 200; // tokens per block: blocks off screen are not laid out
+// Tokens per block: blocks off screen are not laid out. A long line is cut before a word.
+const LINE = 200, LONGEST_LINE = 400;
 const PROMPT = 1, ANSWER = 2, SPECIAL = 4;
 const NAMES = { ArrowLeft: -1, ArrowRight: 1 };
 
@@ -31,6 +32,7 @@ class Strip {
     this.box.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault());
     this.box.addEventListener("click", (event) => this.click(event));
     this.box.addEventListener("keydown", (event) => this.key(event));
+    this.box.addEventListener("copy", (event) => this.copy(event));
     this.box.addEventListener("mouseover", (event) => this.hover(event.target.closest?.(".t")));
     this.box.addEventListener("mouseleave", () => this.hover(null));
     this.box.addEventListener("scroll", () => this.hover(null), { passive: true });
@@ -63,6 +65,10 @@ class Strip {
     if (view.signature === this.data.signature && view.selection && (view.stamp ?? 0) >= this.stamp) {
       this.select(...view.selection);
     }
+    if (!this.drawn && this.painted) {
+      this.drawn = true; // the page may now send what is below
+      requestAnimationFrame(() => this.report("drawn", true));
+    }
   }
 
   build() {
@@ -71,7 +77,7 @@ class Strip {
     this.tokens = [];
     let line = null;
     for (let i = 0; i < piece.length; i += 1) {
-      if (!line || line.childElementCount >= LINE || this.breaks(i - 1)) {
+      if (!line || this.breaks(i - 1) || this.full(line, piece[i])) {
         line = element("div", "line");
         lines.append(line);
       }
@@ -93,6 +99,11 @@ class Strip {
     return i >= 0 && this.columns.piece[i].includes("⏎\x03");
   }
 
+  full(line, next) {
+    const count = line.childElementCount;
+    return count >= LONGEST_LINE || (count >= LINE && next.startsWith("\x01·"));
+  }
+
   paint(name, prompt) {
     const theme = themeOf(this.root);
     const signature = [name, prompt, theme].join();
@@ -112,7 +123,7 @@ class Strip {
       token.style.color = calm ? "" : map.inks[step];
       token.classList.toggle("missing", missing);
       token.classList.toggle("calm", calm);
-      const value = missing ? "no value" : number(values[i]);
+      const value = missing ? "no value" : number(values[i], this.signal.map === "buckets");
       token.setAttribute("aria-label", `${bare(this.columns.piece[i])}, ${this.signal.title} ${value}`);
     }
     this.drawLegend(map, prompt);
@@ -176,6 +187,15 @@ class Strip {
     this.choose(event.shiftKey && this.selection ? this.selection[0] : i, i, 0);
   }
 
+  // Tokens cannot be marked with the mouse, so copying takes the selected ones, as text again.
+  copy(event) {
+    if (!this.selection) return;
+    const [from, to] = [Math.min(...this.selection), Math.max(...this.selection)];
+    const text = this.columns.piece.slice(from, to + 1).map(written).join("");
+    event.clipboardData.setData("text/plain", text);
+    event.preventDefault();
+  }
+
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || !this.tokens.length) return;
     const last = this.selection?.[1] ?? 0;
@@ -216,8 +236,9 @@ class Strip {
     }
     const columns = this.columns;
     const facts = element("dl");
-    for (const { name, title, unit } of this.data.hover) {
-      facts.append(element("dt", "", title), element("dd", "", number(columns[name][i]) + (unit && !Number.isNaN(columns[name][i]) ? ` ${unit}` : "")));
+    for (const { name, title, unit, map } of this.data.hover) {
+      const value = number(columns[name][i], map === "buckets");
+      facts.append(element("dt", "", title), element("dd", "", unit && value !== "–" ? `${value} ${unit}` : value));
     }
     const others = element("dl", "others");
     for (const k of [1, 2, 3]) {

@@ -68,7 +68,7 @@ def payload(
         "signature": _signature(data, channel),
         "columns": data,
         "signals": [s.json() for s in signals],
-        "hover": [{"name": s.name, "title": s.title, "unit": s.unit} for s in hover],
+        "hover": [s.json() for s in hover],
         "maps": _maps(),
     }
 

@@ -31,18 +31,24 @@ function fill(node, markup) {
 
 const bare = (markup) => markup.replaceAll(/[\x01-\x03]/g, "");
 
-// Three significant digits; very small and very large ones as powers of ten.
-function number(value) {
+// The text a token was written with: signs back to spaces and line ends, codes as they are shown.
+const WRITTEN = { "·": " ", "⏎": "\n", "⇥": "\t", "␍": "\r" };
+const written = (markup) =>
+  bare(markup.replaceAll(/\x01([^\x03]*)\x03/g, (_, signs) => signs.replaceAll(/[·⏎⇥␍]/g, (s) => WRITTEN[s])));
+
+// Three significant digits, or a whole number; very small and very large ones as powers of ten.
+function number(value, whole = false) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (value === 0) return "0";
+  if (whole) return value.toLocaleString("en-US");
   const [mantissa, power] = value.toExponential(2).split("e");
   const exponent = Number(power);
   if (exponent < -4 || exponent >= 6) {
     const digits = String(Math.abs(exponent)).replace(/\d/g, (d) => SUPERSCRIPT[d]);
     return `${mantissa}·10${exponent < 0 ? "⁻" : ""}${digits}`.replace("-", "−");
   }
-  const places = Number.isInteger(value) ? 0 : Math.max(0, 2 - exponent);
+  const places = Math.max(0, 2 - exponent);
   const fixed = value.toLocaleString("en-US", { minimumFractionDigits: places, maximumFractionDigits: places });
   return fixed.replace("-", "−");
 }

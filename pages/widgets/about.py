@@ -24,7 +24,10 @@ FORMULAS = {
 
 def about(analysis: Analysis, signal: Signal, result: Result) -> None:
     """Definition, formula, sources, caveats and provenance of what is shown."""
-    with st.expander("About this number", key="about"):
+    box = st.expander("About this number", key="about", on_change="rerun")
+    if not box.open:
+        return
+    with box:
         unit = f" In {signal.unit}." if signal.unit else ""
         st.markdown(f"**{_capital(signal.title)}.** {escape_markdown(signal.doc)}{unit}")
         if signal.name in FORMULAS:

@@ -19,10 +19,16 @@ _DETAILS = st.components.v2.component(
 _BUS = st.components.v2.component("tokenscope.bus", html="<span></span>", js=asset("bus.js"))
 
 
-def token_strip(payload: Mapping[str, Any], *, key: str) -> Any:
-    """Draw the strip; the last selection a person made in it, or None."""
-    state = _STRIP(key=key, data=dict(payload), on_selection_change=_nothing)
-    return state.get("selection")
+def token_strip(payload: Mapping[str, Any], *, key: str) -> tuple[Any, bool]:
+    """Draw the strip.
+
+    Returns:
+        The last selection a person made in it, or None; and whether it has been painted.
+    """
+    state = _STRIP(
+        key=key, data=dict(payload), on_selection_change=_nothing, on_drawn_change=_nothing
+    )
+    return state.get("selection"), bool(state.get("drawn"))
 
 
 def token_details(data: Mapping[str, Any], *, key: str) -> None:

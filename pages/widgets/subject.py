@@ -8,8 +8,8 @@ from typing import TypeVar
 import streamlit as st
 
 import engine
-from engine import UserError
-from engine.catalogue import models as list_models
+from engine import UserError, available_models
+from engine.catalogue import ModelInfo
 from engine.render.text import number, plain
 from pages.widgets import state
 from pages.widgets.notice import problem
@@ -22,6 +22,8 @@ EXAMPLE = "Question: Maya earns 7 dollars per hour and works 8 hours. How much d
 
 def sidebar() -> None:
     """Model and text; both stay when the page changes."""
+    if "model" not in st.session_state:  # a link may name an example made with another model
+        _fit_model(st.query_params.get("text", ""))
     with st.sidebar:
         with st.container(key="side-model", gap=None):
             _model()
@@ -31,13 +33,11 @@ def sidebar() -> None:
 
 def _model() -> None:
     workspace = state.workspace()
-    infos = {info.name: info for info in list_models(workspace.profile)}
-    offered = [name for name, info in infos.items() if info.available]
-
+    infos = _available()
     free = workspace.profile.allow_folders or workspace.profile.allow_hub
     st.selectbox(
         "Model",
-        offered,
+        list(infos),
         key="model",
         accept_new_options=free,
         persist_state="session",
@@ -47,7 +47,7 @@ def _model() -> None:
     if info is not None:
         size = [_parameters(info.parameters)] if info.parameters else []
         st.text("\n".join([*size, *filter(None, [info.description])]))
-    elif free:
+    elif free and not st.session_state.get("model"):
         st.text("Type a folder or a Hugging Face id.")
 
 
@@ -70,10 +70,16 @@ def _text() -> None:
         st.text("Typed, generated or pasted below the title.")
 
 
-def _fit_model() -> None:
-    item = state.gallery_item(st.session_state.get("text", ""))
-    if item is not None:
+def _fit_model(text: str | None = None) -> None:
+    """Choose the model an example was made with: its results are stored."""
+    item = state.gallery_item(st.session_state.get("text", "") if text is None else text)
+    if item is not None and item.model in _available():
         st.session_state["model"] = item.model
+
+
+def _available() -> dict[str, ModelInfo]:
+    found = available_models(state.workspace().profile)
+    return {info.name: info for info in found if info.available}
 
 
 def use_own_text() -> None:

@@ -103,6 +103,15 @@ def test_hover_click_and_keys(visit):
     page.locator(".ts-details dt:text-is('perplexity')").wait_for()
     assert selected(page) == [count - 4, count - 3, count - 2]
     assert page.evaluate("String(getSelection())") == ""
+    copied = page.locator(".tokens").evaluate(
+        """(box) => {
+          const data = new DataTransfer();
+          box.dispatchEvent(new ClipboardEvent("copy", { clipboardData: data, bubbles: true }));
+          return data.getData("text/plain");
+        }"""
+    )
+    assert copied
+    assert not set(copied) & set("·⏎\x01\x02\x03")
     token.click()
     position_is(page, count - 4)
     for key, expected in (("ArrowRight", count - 3), ("End", count - 1), ("Home", 0)):
@@ -147,7 +156,7 @@ def test_generate_and_hostile_text(visit, tmp_path: Path):
     page.locator(".st-key-n input").fill("2")
     page.locator(".st-key-longest input").fill("6")
     page.locator(".st-key-generate button").click()
-    page.locator(".st-key-answers").wait_for()
+    page.locator(".st-key-answers").wait_for(timeout=120_000)  # torch is imported only now
     # Depending on the tokenizer the sign is one code or three bytes.
     page.locator(".t b", has_text=re.compile(r"U\+202E|\\xe2")).first.wait_for()
     shown = page.eval_on_selector_all(".t.prompt", "ts => ts.map(t => t.textContent).join('')")

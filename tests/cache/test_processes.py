@@ -158,8 +158,9 @@ def test_a_forked_child_writes_as_a_client(home: Path, key: Key, start: Start) -
 
 
 KILLED = """
-import cache.owner, duckdb
+import cache.indexfile, cache.owner, duckdb
 cache.owner.START_DELAY = 0.0
+cache.indexfile._MAX_DEATHS = 99  # dying while it opens the index is what it is made to do here
 pa.table({"x": np.arange(1)})  # which imports pandas, once for all rounds
 print("up", flush=True)
 for line in sys.stdin:  # a fork for each round spares the imports

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -214,6 +215,63 @@ def test_a_model_in_the_hub_cache(tmp_path: Path) -> None:
     listed = {info.name: info for info in catalogue.models(LOCAL)}
     assert listed["org/tiny"].available
     assert "org/tiny" not in {info.name for info in catalogue.models(HOSTED)}
+
+
+class Answer:
+    """What the hub says about a model."""
+
+    sha = "abc"
+
+    def __init__(self, total: int | None, files: dict[str, int]) -> None:
+        self.siblings = [SimpleNamespace(rfilename=n, size=s) for n, s in files.items()]
+        self.safetensors = None if total is None else SimpleNamespace(total=total)
+
+
+def test_the_hub_is_asked_for_the_size_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    fetched: list[list[str]] = []
+    answers: list[Any] = []
+    real = huggingface_hub.snapshot_download
+
+    def model_info(self: Any, repository: str, **options: Any) -> Any:
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    def download(repository: str, **options: Any) -> str:
+        if options.get("local_files_only"):
+            return real(repository, **options)
+        fetched.append(sorted(options["allow_patterns"]))
+        assert options["revision"] == "abc"
+        return str(tiny_folder("gpt2"))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    files = {
+        "config.json": 1,
+        "tokenizer.json": 1,
+        "model.safetensors": 4000,
+        "pytorch_model.bin": 4000,
+        "modeling_own.py": 1,
+        "onnx/model.safetensors": 1,
+    }
+    small = replace(LOCAL, max_parameters=100_000)
+    answers[:] = [Answer(200_000, files)]
+    assert "200,000 parameters" in refusal("org/large", small)
+    answers[:] = [Answer(None, files | {"model.safetensors": 800_000})]
+    assert "200,000 parameters" in refusal("org/large", small)
+    answers[:] = [Answer(None, {"pytorch_model.bin": 1})]
+    assert "no safetensors weights" in refusal("org/pickled", small)
+    answers[:] = [TimeoutError()]
+    assert "does not answer" in refusal("org/slow", small)
+    assert fetched == []
+    answers[:] = [Answer(54_656, files)]
+    assert locate(ModelRef.parse("org/tiny"), small).kind == "hub"
+    assert fetched == [["config.json", "model.safetensors", "tokenizer.json"]]
 
 
 def test_models_lists_the_bundled_names() -> None:

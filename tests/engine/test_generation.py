@@ -75,7 +75,7 @@ def test_greedy_equals_generate(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_depend_on_their_number_only(family: str) -> None:
-    sampler = Sampler(max_new_tokens=10, seed=7)
+    sampler = Sampler(max_new_tokens=8, seed=7)
     whole = draw(family, sampler, range(6))
     assert draw(family, sampler, range(2)) == {i: whole[i] for i in range(2)}
     for rows in (1, 5):
@@ -175,6 +175,11 @@ def test_a_slow_model_still_yields(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.generation.CANCEL_SECONDS", 0.0)
     batches = list(sample(loaded("llama"), PROMPT, Sampler(max_new_tokens=4, stop_ids=()), [0]))
     assert [len(batch) for batch in batches] == [0, 0, 0, 1]
+
+
+def test_models_with_another_state_are_refused() -> None:
+    with pytest.raises(UserError, match="attention only"):
+        draw("mamba", Sampler(max_new_tokens=2), [0])
 
 
 def test_padded_ids_are_never_drawn() -> None:

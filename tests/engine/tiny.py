@@ -80,6 +80,8 @@ _CONFIGS: dict[str, dict[str, Any]] = {
     },
     "cohere": {**_GROUPED, "logit_scale": 0.25},
     "granite": {**_GROUPED, "logits_scaling": 4.0},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "rotary_dim": 4},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }
 
 
@@ -89,7 +91,8 @@ def tiny_model(
     """Return a random causal model of ``family`` in evaluation mode.
 
     Args:
-        family: One of :data:`FAMILIES`, or ``cohere`` or ``granite`` (scaled logits).
+        family: One of :data:`FAMILIES`, ``cohere`` or ``granite`` (scaled logits),
+            ``gptj`` (attention outside transformers' interface) or ``mamba`` (no attention).
         vocab: Rows of the embedding; at least 259 when saved with its tokenizer.
         seed: Of the weights; the global generator is left as it was.
         path: Where to save it as a folder, if anywhere.

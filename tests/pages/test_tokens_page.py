@@ -94,6 +94,17 @@ def test_every_statistic_can_be_chosen(app: AppTest):
         assert "wrong inside" not in " ".join(texts(app))
 
 
+def test_the_table_comes_once_the_strip_is_painted(app: AppTest):
+    assert not app.dataframe
+    app.session_state["tokenscope.drawn"] = True
+    app.run()
+    table = app.dataframe[0].value
+    assert len(table) == len(engine.gallery()[0].trace)
+    assert table["surprisal"].isna().tolist()[:2] == [True, False]
+    labels = [b.label for b in app.get("download_button")]
+    assert labels == ["CSV", "Parquet", "Arrow", "JSON", "XLSX"] * 2
+
+
 def test_a_pasted_response_is_read(own: AppTest):
     own.text_area(key="prompt").set_value("Ann has 3 pens.\n")
     own.text_area(key="response").set_value("She has 3 pens.")
