@@ -37,6 +37,8 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         return [_row("everything", "Chromium installed", "not installed")]
+    if not (ROOT / "demo" / "gallery" / "items.jsonl").is_file():
+        return [_row("everything", "gallery shipped", "missing: run make gallery")]
     rows = []
     repeats = 2 if quick else 5
     with sync_playwright() as playwright:

@@ -56,11 +56,21 @@ def per_second(work: Callable[[int], None], count: int) -> float:
         return count / (time.perf_counter() - start)
 
 
-def autocommit(path: Path, tables: list[pa.Table]) -> tuple[Callable[[int, int], None], Any]:
-    """Write results the plain way: one bulk INSERT and one commit for each, a cursor per thread."""
+def autocommit(
+    path: Path, tables: list[pa.Table], *, keyed: bool
+) -> tuple[Callable[[int, int], None], Any]:
+    """Write results the plain way: one bulk INSERT and one commit for each, a cursor per thread.
+
+    Args:
+        path: The DuckDB file.
+        tables: The results to write.
+        keyed: Whether rows have a primary key, so that they are found and not doubled, as in the
+            store; without, it is the cheapest that DuckDB can do.
+    """
     connection = duckdb.connect(str(path))
     listed = ", ".join(f"value_{number} DOUBLE" for number in range(COLUMNS))
-    connection.execute(f"CREATE TABLE tokens (key VARCHAR, position BIGINT, {listed})")
+    unique = ", PRIMARY KEY (key, position)" if keyed else ""
+    connection.execute(f"CREATE TABLE tokens (key VARCHAR, position BIGINT, {listed}{unique})")
     own, lock = threading.local(), threading.Lock()
 
     def insert(turn: int, number: int) -> None:
@@ -80,8 +90,9 @@ def writes(folder: Path, *, quick: bool) -> list[dict[str, str | float]]:
     """Durable writes, the two ways in turns."""
     turns, count = (3, 64) if quick else (5, 256)
     tables = [result(seed) for seed in range(16)]
-    insert, connection = autocommit(folder / "plain.duckdb", tables)
-    ours, plain, indexed = [], [], []
+    insert, connection = autocommit(folder / "plain.duckdb", tables, keyed=False)
+    upsert, keyed_connection = autocommit(folder / "keyed.duckdb", tables, keyed=True)
+    ours, plain, keyed, indexed = [], [], [], []
     with Store(folder / "writes", role="owner") as store:
         store.put(key("warm"), {"tokens": tables[0]}, META)
         store.flush()
@@ -91,24 +102,29 @@ def writes(folder: Path, *, quick: bool) -> list[dict[str, str | float]]:
                 store.put(key(turn, number), {"tokens": tables[number % 16]}, META)
 
             plain.append(per_second(lambda number, turn=turn: insert(turn, number), count))
+            keyed.append(per_second(lambda number, turn=turn: upsert(turn, number), count // 4))
             start = time.perf_counter()
             ours.append(per_second(put, count))
             store.flush()
             indexed.append(count / (time.perf_counter() - start))
         # The first turn makes the folders and warms both ways up.
-        ours, plain, indexed = ours[1:], plain[1:], indexed[1:]
+        ours, plain, keyed, indexed = ours[1:], plain[1:], keyed[1:], indexed[1:]
         expected = (turns + 1) * count
         taken = store.frame("SELECT count(DISTINCT key) AS n FROM statistics_tokens")["n"][0]
         assert taken.as_py() == expected + 1, "a result is missing in the index"
     rows = connection.execute("SELECT count(*) FROM tokens").fetchone()
     assert rows == (expected * TOKENS,)
     connection.close()
+    keyed_connection.close()
     ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
+    keyed_ratio = statistics.median(a / b for a, b in zip(ours, keyed, strict=True))
     return [
         row("durable writes/s, 16 producers", "", statistics.median(ours)),
         row("the same, until indexed too", "", statistics.median(indexed)),
         row("DuckDB autocommit writes/s", "", statistics.median(plain)),
+        row("DuckDB autocommit writes/s, with a primary key", "", statistics.median(keyed)),
         row("writes / autocommit", ">= 3", ratio),
+        row("writes / autocommit with a primary key", "", keyed_ratio),
     ]
 
 

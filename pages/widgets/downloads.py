@@ -61,4 +61,4 @@ def _column(name: str, column: Column) -> object:
     if pa.types.is_floating(column.type):
         return st.column_config.NumberColumn(label, help=column.doc, format="%.3g")
     width = "small" if pa.types.is_integer(column.type) else None
-    return st.column_config.Column(label, help=column.doc, width=width)
+    return st.column_config.Column(label, help=column.doc, width=120 if name == "token" else width)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import streamlit as st
 
+from engine.render.strip import asset
+from pages.widgets.state import remember
+
 # A drawing, not a glyph: an icon by name would be fetched from another server.
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
@@ -16,6 +19,14 @@ _ICON = (
     '<rect x="21" y="11" width="6" height="10" rx="1" fill="#fce2b0"/></svg>'
 )
 
+_WELL_FORMED = st.components.v2.component(
+    "tokenscope.wellformed", html="<span></span>", js=asset("wellformed.js")
+)
+MENDED = (
+    "The text held half a surrogate pair, which is no character: it was replaced by U+FFFD. "
+    "Mend it, or go on with it as it is."
+)
+
 
 def frame() -> None:
     """Configure the page; called once per run, before anything is drawn."""
@@ -23,6 +34,13 @@ def frame() -> None:
     st.html(f"<style>{_style()}</style>")
     with st.sidebar, st.container(key="brand"):
         st.text("TokenScope")
+    with st.container(key="hidden-wellformed"):
+        if _WELL_FORMED(key="wellformed", on_mended_change=_nothing).get("mended"):
+            remember("input.error", MENDED)
+
+
+def _nothing() -> None:
+    """A trigger needs a callback to be sent at all."""
 
 
 @cache

@@ -14,6 +14,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import engine
+from engine.errors import Cancelled
 from pages.widgets import state
 from tests.pages import world
 
@@ -167,6 +168,40 @@ def test_odd_text_is_read_like_any_other(own: AppTest, text: str):
     until(own, idle)
     assert not own.exception
     assert "wrong inside" not in " ".join(texts(own))
+
+
+class Slow:
+    """A job that goes on until it is cancelled."""
+
+    done = False
+    cancelled = False
+    progress = engine.Progress(0.4, "Read the logits of 40 of 100 tokens", 12.0)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_slow_work_says_how_far_it_is_and_can_be_cancelled(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch
+):
+    slow = Slow()
+    monkeypatch.setattr(state, "answer", lambda *_, **__: state.Job("key", slow))
+    app.run()
+    progress = "Reading the text: read the logits of 40 of 100 tokens · about 12 s left"
+    assert progress in texts(app)
+    app.button(key="cancel-statistics").click().run()
+    assert slow.cancelled
+
+    def cancelled(*_: object, **__: object) -> None:
+        raise Cancelled
+
+    monkeypatch.setattr(state, "answer", cancelled)
+    app.run()
+    assert "Cancelled." in texts(app)
+    monkeypatch.undo()
+    next(b for b in app.button if b.label == "Start again").click().run()
+    assert "Cancelled." not in texts(app)
+    assert not app.exception
 
 
 def test_a_model_that_is_not_there_gets_one_sentence(app: AppTest, monkeypatch: pytest.MonkeyPatch):
