@@ -21,16 +21,16 @@ def _ids(size: int, count: int, seed: int) -> list[int]:
     return torch.randint(3, size, (count,), generator=made).tolist()
 
 
-def _alternate(first: Callable[[], None], second: Callable[[], None], rounds: int) -> list[float]:
-    """Ratios second/first, measured in turn so that both see the same machine."""
-    ratios = []
-    for _ in range(rounds):
-        a = time.perf_counter()
-        first()
-        b = time.perf_counter()
-        second()
-        ratios.append((time.perf_counter() - b) / (b - a))
-    return ratios
+def _ratio(
+    first: Callable[[Trace], None], second: Callable[[Trace], None], traces: Iterator[Trace]
+) -> float:
+    """Time of second over time of first, one after the other so that both see the same machine."""
+    one, two = next(traces), next(traces)
+    a = time.perf_counter()
+    first(one)
+    b = time.perf_counter()
+    second(two)
+    return (time.perf_counter() - b) / (b - a)
 
 
 def run(quick: bool = False) -> Iterator[dict[str, str]]:
@@ -66,10 +66,7 @@ def run(quick: bool = False) -> Iterator[dict[str, str]]:
             ("statistics of 512 tokens, numbers only / bare forward", table_only),
             ("the same through run(): tables, key, durable store", statistics),
         ):
-            ratios = []
-            for _ in range(rounds):
-                one, two = next(traces), next(traces)
-                ratios += _alternate(lambda t=one: bare(t), lambda t=two: work(t), 1)
+            ratios = [_ratio(bare, work, traces) for _ in range(rounds)]
             yield {
                 "part": "statistics",
                 "what": label,

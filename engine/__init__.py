@@ -17,9 +17,10 @@ from engine.gallery import GalleryItem, gallery
 from engine.generate import group_from_samples
 from engine.modelref import ModelRef
 from engine.records import open_rollouts, read_subject, write_rollouts, write_trace
-from engine.registry import Analysis, Column, Params, Progress, Table, Tables, analyses, analysis
+from engine.registry import Analysis, Params, analyses, analysis
 from engine.result import Request, Result
 from engine.running import run
+from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Corpus, Group, Message, Rollouts, Span, Text, TokenizerRef, Trace
 from engine.version import __version__
 from engine.workspace import Workspace, default_workspace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from engine.registry import NOTES, PER_TOKEN
+from engine.schema import NOTES, PER_TOKEN
 from engine.tokenization import Tokenizer, show
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from engine import keys
 from engine.context import Context
 from engine.errors import Cancelled
 from engine.plan import Plan, check_trace, iter_rollouts
-from engine.registry import NOTES, Progress, Tables, check_tables
+from engine.registry import check_tables
 from engine.result import Result
+from engine.schema import NOTES, Progress, Tables
 from engine.subjects import Rollouts
 from engine.version import __version__
 

@@ -12,8 +12,9 @@ from pydantic import Field
 from engine.context import Context
 from engine.encode import with_spans
 from engine.errors import UserError
-from engine.registry import Column, Params, Progress, Table, Tables, analysis
+from engine.registry import Params, analysis
 from engine.result import Result
+from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Group, Parent, Sampling, Trace, Turn
 from engine.tokenization import show
 

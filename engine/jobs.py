@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from engine.errors import Cancelled
-from engine.registry import Progress
+from engine.schema import Progress
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, T]

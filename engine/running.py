@@ -8,8 +8,8 @@ from collections.abc import Callable
 from engine.errors import Cancelled
 from engine.jobs import Handle
 from engine.plan import make_plan
-from engine.registry import Progress
 from engine.result import Request, Result
+from engine.schema import Progress
 from engine.workspace import Workspace, default_workspace
 
 OnProgress = Callable[[int, Progress], None]

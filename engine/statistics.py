@@ -8,7 +8,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from engine.context import Context
-from engine.registry import Column, Params, Progress, Table, Tables, analysis
+from engine.registry import Params, analysis
+from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Trace
 
 CHUNK_BYTES = 64 * 1024 * 1024

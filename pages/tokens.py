@@ -10,10 +10,10 @@ import streamlit as st
 import engine
 from engine import Result, Trace, UserError
 from engine.errors import Cancelled
-from engine.registry import PER_TOKEN
 from engine.render.details import details
 from engine.render.signals import Signal
-from engine.render.strip import most_striking, names, payload
+from engine.render.strip import most_striking, names, payload, plain_payload
+from engine.schema import PER_TOKEN
 from pages.widgets import state, subject
 from pages.widgets.about import about
 from pages.widgets.downloads import downloads, table_view
@@ -75,6 +75,8 @@ def _result(trace: Trace) -> Result | None:
         return None
     if isinstance(found, state.Job):
         waiting(found, key="statistics", doing="Reading the text")
+        plain = plain_payload(trace.pieces, trace.segments, special=trace.special)
+        token_strip(plain, key="strip-plain")
         return None
     return found
 

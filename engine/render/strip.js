@@ -111,6 +111,11 @@ class Strip {
     this.painted = signature;
     this.root.dataset.theme = theme;
     this.signal = this.data.signals.find((s) => s.name === name);
+    if (!this.signal) { // the text alone, while its numbers are computed
+      for (const token of this.tokens) token.classList.add("calm");
+      this.legend.replaceChildren();
+      return;
+    }
     const map = this.data.maps[theme][this.signal.map];
     const values = this.columns[name];
     for (let i = 0; i < this.tokens.length; i += 1) {

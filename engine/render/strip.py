@@ -6,7 +6,7 @@ import hashlib
 import html as html_escape
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,15 @@ def payload(
         "hover": [s.json() for s in hover],
         "maps": _maps(),
     }
+
+
+def plain_payload(
+    pieces: Sequence[bytes], segments: Sequence[str], *, special: Collection[int] = ()
+) -> dict[str, Any]:
+    """A text without any numbers, for the time while they are computed."""
+    tokens = pa.table({"token_bytes": pa.array(pieces, pa.binary()), "segment": list(segments)})
+    data = payload({"tokens": tokens}, channel="plain", special=special)
+    return {**data, "view": {"channel": "plain"}}
 
 
 def names(tables: Mapping[str, pa.Table], special: Collection[int] = ()) -> list[str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import streamlit as st
 
 from engine import Result, export_table
-from engine.registry import Column
+from engine.schema import Column
 
 FORMATS = {"csv": "CSV", "parquet": "Parquet", "arrow": "Arrow", "json": "JSON", "xlsx": "XLSX"}
 _MIME = {

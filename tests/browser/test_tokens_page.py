@@ -148,6 +148,22 @@ def test_download(visit, tmp_path: Path):
     assert waiting.value.suggested_filename.endswith(".csv")
 
 
+def test_half_a_surrogate_pair_is_mended_and_said(visit):
+    page = visit()
+    page.locator(".st-key-own button").click()
+    prompt = page.locator(".st-key-prompt textarea")
+    prompt.evaluate(
+        """(field) => {
+          const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+          field.focus();
+          set.call(field, "a\\ud800b");
+          field.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    page.locator("[class*=st-key-problem]", has_text="surrogate").wait_for()
+    assert prompt.input_value() == "a\ufffdb"
+
+
 def test_generate_and_hostile_text(visit, tmp_path: Path):
     page = visit()
     page.locator(".st-key-own button").click()

@@ -15,8 +15,8 @@ import pytest
 
 from engine.errors import UserError
 from engine.export import FORMATS, check_suffix, defuse, export_file, export_table
-from engine.registry import NOTES
 from engine.result import Result
+from engine.schema import NOTES
 
 HOSTILE = ["=1+2", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\tx", 'a,b\n"c"', "é🤗", "", None]
 TABLE = pa.table(

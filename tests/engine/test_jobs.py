@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import Cancelled
 from engine.jobs import Runner, Steps
-from engine.registry import Progress
+from engine.schema import Progress
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from engine.errors import Cancelled, UserError
 from engine.generate import group_from_samples
 from engine.modelref import ModelRef
 from engine.records import open_rollouts, write_rollouts
-from engine.registry import Column, Params, Progress, Table, Tables, analysis
+from engine.registry import Params, analysis
 from engine.result import Request
 from engine.running import run
+from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Group, Text, TokenizerRef, Trace
 from engine.tokenization import Tokenizer
 from engine.workspace import Workspace

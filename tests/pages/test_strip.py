@@ -14,7 +14,16 @@ from engine import Result
 from engine.registry import find
 from engine.render.details import details
 from engine.render.signals import signals_of, values_of
-from engine.render.strip import ANSWER, PROMPT, SPECIAL, html, most_striking, names, payload
+from engine.render.strip import (
+    ANSWER,
+    PROMPT,
+    SPECIAL,
+    html,
+    most_striking,
+    names,
+    payload,
+    plain_payload,
+)
 
 HOSTILE = [
     b"<bos>",
@@ -117,6 +126,12 @@ def test_the_payload_changes_its_name_with_its_content(tables):
     longer = {"tokens": tables["tokens"].slice(0, 4)}
     assert payload(tables)["signature"] == payload(other)["signature"]
     assert payload(tables)["signature"] != payload(longer)["signature"]
+
+
+def test_a_text_without_numbers_can_be_drawn():
+    data = plain_payload(HOSTILE, SEGMENTS, special=[0])
+    assert data["signals"] == []
+    assert data["columns"]["piece"].to_pylist()[3].strip("\x02\x03") == "U+202E"
 
 
 def test_details_list_twenty_alternatives_and_mark_the_one_that_was_said(tables, declared):

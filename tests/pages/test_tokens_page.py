@@ -135,7 +135,7 @@ def test_generating_lists_the_answers_and_shows_one(own: AppTest):
     [
         ("", "", "no text"),
         ("word " * 200_000, "", ""),
-        ("a b c " * 500, "", ""),
+        ("a 7 b " * 4_000, "", ""),
     ],
     ids=["empty", "1 MB", "over the context"],
 )
