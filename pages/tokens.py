@@ -41,7 +41,7 @@ def page() -> None:
         _answers()
     trace = state.shown_trace()
     if trace is None:
-        hint("There is no example yet: choose Your own text at the left.", key="empty")
+        hint("Nothing to show yet: press Generate, or Read this text.", key="empty")
         return
     result = _result(trace)
     if result is None:

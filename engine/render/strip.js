@@ -128,8 +128,6 @@ class Strip {
       token.style.color = calm ? "" : map.inks[step];
       token.classList.toggle("missing", missing);
       token.classList.toggle("calm", calm);
-      const value = missing ? "no value" : number(values[i], this.signal.map === "buckets");
-      token.setAttribute("aria-label", `${bare(this.columns.piece[i])}, ${this.signal.title} ${value}`);
     }
     this.drawLegend(map, prompt);
   }
@@ -171,9 +169,17 @@ class Strip {
     for (let i = from; i <= to && i < this.tokens.length; i += 1) {
       this.tokens[i].classList.add("selected");
       this.tokens[i].setAttribute("aria-selected", "true");
+      this.tokens[i].setAttribute("aria-label", this.spoken(i));
     }
     this.selection = [first, last];
     this.box.setAttribute("aria-activedescendant", `t${last}`);
+  }
+
+  // What a screen reader says; set on selection, since doing it for all costs as much as drawing.
+  spoken(i) {
+    const { name, title, map } = this.signal ?? {};
+    const value = name ? `, ${title} ${number(this.columns[name][i], map === "buckets")}` : "";
+    return bare(this.columns.piece[i]) + value;
   }
 
   // A person's choice: highlighted at once, reported after `wait` ms (keys may repeat fast).

@@ -46,6 +46,15 @@ def plain(token: bytes | str, *, special: bool = False) -> str:
     return markup(token, special=special).translate({1: None, 2: None, 3: None})
 
 
+def one_line(text: str, longest: int = 400) -> str:
+    """A text on one line: spaces stay spaces, everything else invisible is shown."""
+    shown = [
+        " " if c == " " else "".join(run for _, run in _runs(c))
+        for c in text[:longest].encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+    ]
+    return "".join(shown) + ("…" if len(text) > longest else "")
+
+
 def number(value: float | int | None, *, digits: int = 3) -> str:
     """``value`` for reading: significant digits, thousands set apart, powers of ten written out."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -10,7 +10,7 @@ import streamlit as st
 import engine
 from engine import UserError, available_models
 from engine.catalogue import ModelInfo
-from engine.render.text import number, plain
+from engine.render.text import number, one_line
 from pages.widgets import state
 from pages.widgets.notice import problem
 from pages.widgets.state import OWN
@@ -155,7 +155,7 @@ def answers() -> None:
         st.subheader(f"{len(rows)} {noun}{partial}", anchor=False)
         st.dataframe(
             {
-                "response": [plain(r["text"])[:400] for r in rows],
+                "response": [one_line(r["text"]) for r in rows],
                 "tokens": [r["tokens"] for r in rows],
                 "end": ["ended" if r["finish"] == "stop" else "cut off" for r in rows],
                 "log-probability, nats": [r["logprob"] for r in rows],
@@ -165,9 +165,10 @@ def answers() -> None:
             height=min(35 + 28 * len(rows), 290),
             row_height=28,
             column_config={
+                "response": st.column_config.Column(width=620),
                 "tokens": st.column_config.NumberColumn(width=70),
                 "end": st.column_config.Column(width=80),
-                "log-probability, nats": st.column_config.NumberColumn(width=150, format="%.4g"),
+                "log-probability, nats": st.column_config.NumberColumn(width=150, format="%.3g"),
             },
         )
         _which_answer(len(rows), shown)

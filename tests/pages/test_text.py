@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from engine.render.text import BOX, DIM, END, escape_markdown, markup, number, plain
+from engine.render.text import BOX, DIM, END, escape_markdown, markup, number, one_line, plain
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,12 @@ from engine.render.text import BOX, DIM, END, escape_markdown, markup, number, p
 def test_tokens_are_shown_honestly(token, shown):
     assert plain(token) == shown
     assert "\ufffd" not in plain(token)
+
+
+def test_a_response_on_one_line_keeps_its_spaces():
+    assert one_line("a b\nc\u202e <b>") == "a b⏎cU+202E <b>"
+    assert one_line("\ud800") == r"\xed\xa0\x80"
+    assert one_line("x" * 500).endswith("x…")
 
 
 def test_marks_are_balanced_whatever_the_bytes():
