@@ -133,11 +133,13 @@ class Context:
         """A per-token table: the common columns and ``columns``, each as long as the trace."""
         trace = self.subject
         n = len(trace)
+        special = set(trace.special)
         common: dict[str, Any] = {
             "position": range(n),
             "token_id": trace.ids,
             "token": [show(piece) for piece in trace.pieces],
             "token_bytes": list(trace.pieces),
+            "special": [p in special for p in range(n)],
             "start_byte": [a for a, _ in trace.offsets],
             "end_byte": [b for _, b in trace.offsets],
             "role": trace.roles,
@@ -148,8 +150,10 @@ class Context:
         arrays = {name: pa.array(list(v), types[name]) for name, v in common.items()}
         return pa.table({**arrays, **columns})
 
-    def token_texts(self, ids: np.ndarray[Any, Any]) -> pa.Array:
-        """Readable text of each id."""
+    def token_texts(self, ids: np.ndarray[Any, Any]) -> tuple[pa.Array, pa.Array]:
+        """Readable text and exact bytes of each id."""
         unique, inverse = np.unique(ids, return_inverse=True)
-        texts = [show(self.tokenizer.piece(int(i)).data) for i in unique]
-        return pa.array(texts, pa.string()).take(pa.array(inverse, pa.int64()))
+        data = [self.tokenizer.piece(int(i)).data for i in unique]
+        places = pa.array(inverse, pa.int64())
+        texts = pa.array([show(piece) for piece in data], pa.string())
+        return texts.take(places), pa.array(data, pa.binary()).take(places)

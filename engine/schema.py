@@ -52,6 +52,7 @@ PER_TOKEN: Mapping[str, Column] = MappingProxyType(
         "token_id": Column(pa.int64(), "Id in the model's vocabulary."),
         "token": Column(pa.string(), "The token's text; bytes that are no UTF-8 as \\xNN."),
         "token_bytes": Column(pa.binary(), "The token's exact bytes."),
+        "special": Column(pa.bool_(), "Whether it is a special token of the tokenizer."),
         "start_byte": Column(pa.int64(), "First byte in the text.", "bytes"),
         "end_byte": Column(pa.int64(), "Byte after the last one in the text.", "bytes"),
         "role": Column(pa.string(), "Who speaks."),

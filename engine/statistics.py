@@ -60,6 +60,7 @@ ALTERNATIVES = Table(
         "alternative_rank": Column(pa.int64(), "1 for the most probable."),
         "alternative_id": Column(pa.int64(), "Id in the model's vocabulary."),
         "alternative": Column(pa.string(), "Its text; bytes that are no UTF-8 as \\xNN."),
+        "alternative_bytes": Column(pa.binary(), "Its exact bytes."),
         "logprob": _nats("log-probability", "Log-probability the model gave to it."),
     },
 )
@@ -131,12 +132,14 @@ def _tables(ctx: Context, parts: list, k: int) -> dict[str, pa.Table]:  # type: 
     positions = pa.array(range(1, rows + 1), pa.int64()).take(
         pa.array([r for r in range(rows) for _ in range(width)], pa.int64())
     )
+    texts, data = ctx.token_texts(ids)
     alternatives = pa.table(
         {
             "position": positions,
             "alternative_rank": pa.array(list(range(1, width + 1)) * rows, pa.int64()),
             "alternative_id": pa.array(ids, pa.int64()),
-            "alternative": ctx.token_texts(ids),
+            "alternative": texts,
+            "alternative_bytes": data,
             "logprob": pa.array(stats.top_logprobs.cpu().reshape(-1).numpy(), pa.float32()),
         },
         schema=ALTERNATIVES.schema(),

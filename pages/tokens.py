@@ -82,19 +82,19 @@ def _result(trace: Trace) -> Result | None:
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _payload(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """Built once per result, shared and never changed; ``key`` and ``special`` name it."""
+def _payload(key: str, _tables: dict[str, pa.Table]) -> dict[str, Any]:
+    """Built once per result, shared and never changed; ``key`` names it."""
     columns = engine.analyses()["statistics"].tables["tokens"].columns
-    return payload(_tables, channel=CHANNEL, special=special, columns=columns)
+    return payload(_tables, channel=CHANNEL, columns=columns)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)
-def _names(key: str, special: tuple[int, ...], _tables: dict[str, pa.Table]) -> list[str]:
-    return names(_tables, special)
+def _names(key: str, _tables: dict[str, pa.Table]) -> list[str]:
+    return names(_tables)
 
 
 def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
-    data = _payload(f"{result.key}/{result.status}", trace.special, dict(result.tables))
+    data = _payload(f"{result.key}/{result.status}", dict(result.tables))
     signals = [Signal(**s) for s in data["signals"]]
     by_name = {s.name: s for s in signals}
     lede = head.empty()
@@ -158,7 +158,6 @@ def _linked(
         selection.first,
         selection.last,
         [Signal(**s) for s in data["signals"]],
-        special=trace.special,
         reasons=result.notes,
     )
     with right, st.container(key="details-box"):
@@ -189,7 +188,7 @@ def _below(result: Result, trace: Trace, signal: Signal) -> None:
         result.table("tokens"),
         {**PER_TOKEN, **tables["tokens"].columns},
         TABLE,
-        tokens=_names(f"{result.key}/{result.status}", trace.special, dict(result.tables)),
+        tokens=_names(f"{result.key}/{result.status}", dict(result.tables)),
     )
     with st.container(key="actions"):
         downloads(result, "tokens", "Tokens", key="tokens")

@@ -24,7 +24,6 @@ def details(
     last: int,
     signals: Collection[Signal],
     *,
-    special: Collection[int] = (),
     reasons: pa.Table | None = None,
 ) -> dict[str, Any]:
     """What the panel at the right shows for one token, or for a stretch of them.
@@ -34,12 +33,11 @@ def details(
         first: first selected position.
         last: last selected position.
         signals: the values to list, in order.
-        special: positions of special tokens.
         reasons: the result's notes: why a value is missing.
     """
     first, last = min(first, last), max(first, last)
     if first < last:
-        return _stretch(tables["tokens"], first, last, special)
+        return _stretch(tables["tokens"], first, last)
     tokens = tables["tokens"]
     row = tokens.slice(first, 1).to_pylist()[0]
     position = _fact("position", f"{first:,} of {tokens.num_rows - 1:,}", "Counted from 0.")
@@ -50,7 +48,7 @@ def details(
     more.append(_fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."))
     others = _alternatives(tables.get("alternatives"), first, row)
     return {
-        "piece": markup(row["token_bytes"] or row["token"], special=first in special),
+        "piece": markup(row["token_bytes"] or row["token"], special=row["special"]),
         "context": row["segment"] if row["segment"] == row["role"] else _speaker(row),
         "facts": [position, *main],
         "more": more,
@@ -84,16 +82,16 @@ def _alternatives(
         return []
     here = alternatives.filter(pc.equal(alternatives["position"], at)).to_pylist()
     rows = [
-        _alternative(r["alternative"], r["alternative_rank"], r["logprob"], said)
+        _alternative(r["alternative_bytes"], r["alternative_rank"], r["logprob"], said)
         for r in here
         for said in [r["alternative_id"] == row["token_id"]]
     ]
     if rows and not any(r["said"] for r in rows) and row["logprob"] is not None:
-        rows.append(_alternative(row["token"], row["rank"], row["logprob"], True))
+        rows.append(_alternative(row["token_bytes"], row["rank"], row["logprob"], True))
     return rows
 
 
-def _alternative(token: str, rank: int, logprob: float, said: bool) -> dict[str, Any]:
+def _alternative(token: bytes, rank: int, logprob: float, said: bool) -> dict[str, Any]:
     share = math.exp(logprob)
     return {
         "piece": markup(token, special=True),
@@ -111,7 +109,7 @@ def _reason(reasons: pa.Table | None, at: int) -> str:
     return " ".join(f"{reason[:1].upper()}{reason[1:]}." for reason in sorted(here))
 
 
-def _stretch(tokens: pa.Table, first: int, last: int, special: Collection[int]) -> dict[str, Any]:
+def _stretch(tokens: pa.Table, first: int, last: int) -> dict[str, Any]:
     part = tokens.slice(first, last - first + 1)
     surprisal = values_of(part, "surprisal").astype(np.float64)
     known = surprisal[np.isfinite(surprisal)]
@@ -127,7 +125,9 @@ def _stretch(tokens: pa.Table, first: int, last: int, special: Collection[int]) 
             _fact("perplexity", number(math.exp(min(mean, 700))), "exp of the mean surprisal."),
         ]
     pieces = [t or b"" for t in part["token_bytes"].to_pylist()]
-    quote = "".join(markup(p, special=first + i in special) for i, p in enumerate(pieces[:_QUOTE]))
+    marks = part["special"].to_pylist()
+    quoted = zip(pieces[:_QUOTE], marks[:_QUOTE], strict=True)
+    quote = "".join(markup(p, special=s) for p, s in quoted)
     return {
         "piece": quote + ("…" if len(pieces) > _QUOTE else ""),
         "context": "a stretch of tokens; click one to see its alternatives",

@@ -48,7 +48,6 @@ def payload(
     tables: Mapping[str, pa.Table],
     *,
     channel: str = "tokens",
-    special: Collection[int] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything the strip needs for one text; constant while signal and selection change.
@@ -56,12 +55,11 @@ def payload(
     Args:
         tables: ``tokens`` and, for the hover, ``alternatives``.
         channel: name shared with the views that show the same text.
-        special: positions of special tokens.
         columns: declared columns of ``tokens``: labels, units, definitions.
     """
     tokens = tables["tokens"]
     signals = signals_of(tokens, columns)
-    data = _columns(tables, signals, frozenset(special))
+    data = _columns(tables, signals)
     hover = [s for name in HOVER for s in signals if s.name == name]
     return {
         "channel": channel,
@@ -77,21 +75,25 @@ def plain_payload(
     pieces: Sequence[bytes], segments: Sequence[str], *, special: Collection[int] = ()
 ) -> dict[str, Any]:
     """A text without any numbers, for the time while they are computed."""
-    tokens = pa.table({"token_bytes": pa.array(pieces, pa.binary()), "segment": list(segments)})
-    data = payload({"tokens": tokens}, channel="plain", special=special)
+    tokens = pa.table(
+        {
+            "token_bytes": pa.array(pieces, pa.binary()),
+            "special": [p in special for p in range(len(pieces))],
+            "segment": list(segments),
+        }
+    )
+    data = payload({"tokens": tokens}, channel="plain")
     return {**data, "view": {"channel": "plain"}}
 
 
-def names(tables: Mapping[str, pa.Table], special: Collection[int] = ()) -> list[str]:
+def names(tables: Mapping[str, pa.Table]) -> list[str]:
     """Each token as readable plain text."""
-    marked = frozenset(special)
-    return [plain(t, special=i in marked) for i, t in enumerate(_pieces(tables["tokens"]))]
+    return [plain(t, special=special) for t, special in _pieces(tables["tokens"])]
 
 
-def pieces(tables: Mapping[str, pa.Table], special: Collection[int] = ()) -> list[str]:
+def pieces(tables: Mapping[str, pa.Table]) -> list[str]:
     """Each token with its marks, as the JavaScript draws it."""
-    marked = frozenset(special)
-    return [markup(t, special=i in marked) for i, t in enumerate(_pieces(tables["tokens"]))]
+    return [markup(t, special=special) for t, special in _pieces(tables["tokens"])]
 
 
 def most_striking(tokens: pa.Table, column: str = "surprisal") -> int:
@@ -108,21 +110,20 @@ def html(
     tables: Mapping[str, pa.Table],
     signal: str = "surprisal",
     *,
-    special: Collection[int] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> str:
     """The strip as self-contained HTML, for notebooks and files; needs no server.
 
     Data travel as JSON in which ``<``, ``>`` and ``&`` are escapes: no token can end the script.
     """
-    data = payload(tables, channel="page", special=special, columns=columns)
+    data = payload(tables, channel="page", columns=columns)
     table: pa.Table = data["columns"]
     data["columns"] = {name: _jsonable(table[name]) for name in table.column_names}
     start = most_striking(tables["tokens"])
     chosen = {"channel": "page", "signal": signal, "selection": [start, start]}
     data["view"] = {**chosen, "signature": data["signature"]}
     place = "ts-" + data["signature"][:12]
-    text = html_escape.escape("".join(names(tables, special)))
+    text = html_escape.escape("".join(names(tables)))
     return (
         f'<div class="{place}"><template><style>{asset("strip.css")}</style>{STRIP_HTML}</template>'
         f"<noscript><pre>{text}</pre></noscript>"
@@ -163,19 +164,17 @@ _START = """for (const place of document.querySelectorAll(".PLACE:not([data-draw
 }"""
 
 
-def _columns(
-    tables: Mapping[str, pa.Table], signals: list[Signal], special: frozenset[int]
-) -> pa.Table:
+def _columns(tables: Mapping[str, pa.Table], signals: list[Signal]) -> pa.Table:
     tokens = tables["tokens"]
     segments = tokens["segment"].to_pylist()
     flags = [
         (PROMPT if s == "prompt" else 0)
         | (ANSWER if s == "answer" else 0)
-        | (SPECIAL if i in special else 0)
-        for i, s in enumerate(segments)
+        | (SPECIAL if special else 0)
+        for s, special in zip(segments, tokens["special"].to_pylist(), strict=True)
     ]
     data: dict[str, Any] = {
-        "piece": pa.array(pieces(tables, special), pa.string()),
+        "piece": pa.array(pieces(tables), pa.string()),
         "flags": pa.array(flags, pa.int8()),
     }
     for signal in signals:
@@ -192,7 +191,7 @@ def _hover_alternatives(alternatives: pa.Table, length: int) -> dict[str, pa.Arr
     rows = zip(
         best["position"].to_pylist(),
         best["alternative_rank"].to_pylist(),
-        best["alternative"].to_pylist(),
+        best["alternative_bytes"].to_pylist(),
         np.exp(best["logprob"].to_numpy()),
         strict=True,
     )
@@ -206,9 +205,10 @@ def _hover_alternatives(alternatives: pa.Table, length: int) -> dict[str, pa.Arr
     return columns
 
 
-def _pieces(tokens: pa.Table) -> list[bytes | str]:
-    name = "token_bytes" if "token_bytes" in tokens.column_names else "token"
-    return [t if t is not None else "" for t in tokens[name].to_pylist()]
+def _pieces(tokens: pa.Table) -> list[tuple[bytes, bool]]:
+    """Bytes of each token, and whether it is a special one."""
+    data, special = tokens["token_bytes"].to_pylist(), tokens["special"].to_pylist()
+    return [(piece or b"", bool(mark)) for piece, mark in zip(data, special, strict=True)]
 
 
 @cache

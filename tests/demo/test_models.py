@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from demo import card, evaluate
 from demo.build import BASES, KINDS, MODELS
 from demo.sampling import load_model, sample
+from demo.stories import GALLERY_LEVEL
 from demo.tokenizer import load
 from demo.verify import answer_of
 
@@ -32,6 +33,7 @@ def test_files_are_those_of_the_card(name: str) -> None:
     }
     assert (folder / "README.md").read_text(encoding="utf-8") == card.readme(written)
     assert written["limits"] == card.limits(written)
+    assert written["measured_on"] == written["sha256"]["model.safetensors"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -90,3 +92,23 @@ def test_readme_names_no_place_of_this_machine() -> None:
     for path in [*MODELS.rglob("*.md"), *MODELS.rglob("*.json")]:
         if path.name != "tokenizer.json":
             assert str(Path.home()) not in path.read_text() or str(Path.home()) == "/"
+
+
+def test_figures_of_other_weights_are_dropped() -> None:
+    old = {"sha256": {"model.safetensors": "b"}, "measured_on": "a", "results": {}, "name": "demo"}
+    assert card.drop_stale(old) == {"sha256": {"model.safetensors": "b"}, "name": "demo"}
+    assert card.drop_stale(old | {"measured_on": "b"})["results"] == {}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_figures_of_the_card_hold_together(name: str) -> None:
+    written = card.read(MODELS / name)
+    for levels in written["results"].values():
+        for figure in levels.values():
+            assert figure["n"] >= 500
+            assert figure == evaluate.rate(figure["correct"], figure["n"])
+    if name in BASES:
+        assert {"test", "strict", "one_phrasing", "all_phrasings"} <= set(written["results"])
+        assert written["groups"]["n"] >= 60
+        assert written["groups"]["level"] == GALLERY_LEVEL
+    assert 100 < written["trained_length"] < 1000

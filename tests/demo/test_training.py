@@ -3,18 +3,19 @@ run.
 """
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from demo import chains, training
 from demo import tokenizer as tokenization
-from demo import training
 from demo.stories import problems
 from demo.training import Recipe
 
-TINY = Recipe(steps=20, batch=2, warmup=4, decay_start=18, checkpoint_every=8)
+TINY = Recipe(steps=20, batch=2, warmup=4, decay_start=18, second_steps=0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def test_loss_falls(tokenizer: Tokenizer) -> None:
 
 
 def test_resumed_run_is_the_same_run(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    recipe = Recipe(steps=6, batch=2, decay_start=3, checkpoint_every=3)
+    recipe = Recipe(
+        steps=4, batch=2, decay_start=2, second_steps=4, second_decay_start=2, checkpoint_every=3
+    )
     whole, _ = training.train(tokenizer, recipe)
     path = tmp_path / "state.safetensors"
 
@@ -59,19 +62,42 @@ def test_resumed_run_is_the_same_run(tokenizer: Tokenizer, tmp_path: Path) -> No
         with pytest.raises(StopError):
             training.train(tokenizer, recipe, path)
     resumed, meta = training.train(tokenizer, recipe, path)
-    assert meta["step"] == 6
+    assert meta["step"] == 8
     for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
 
 
-def test_rate_rises_stays_and_falls() -> None:
-    recipe = Recipe(steps=100, warmup=10, decay_start=50)
-    values = [training.factor(recipe, s) for s in range(100)]
+def test_rate_rises_stays_and_falls_in_both_phases() -> None:
+    recipe = Recipe(
+        steps=100,
+        rate=1.0,
+        warmup=10,
+        decay_start=50,
+        second_steps=40,
+        second_rate=0.5,
+        second_decay_start=20,
+    )
+    values = [training.rate(recipe, s) for s in range(recipe.total)]
     assert values[0] == 0.1
     assert values[9:50] == [1.0] * 41
     assert values[75] == pytest.approx(0.5)
     assert values[99] == recipe.final_rate
-    assert all(a >= b for a, b in itertools.pairwise(values[50:]))
+    assert values[109:120] == [0.5] * 11
+    assert values[130] == pytest.approx(0.25)
+    assert all(a >= b for a, b in itertools.pairwise(values[110:]))
+
+
+def test_second_phase_is_mostly_sums_of_small_numbers(tokenizer: Tokenizer) -> None:
+    recipe = Recipe(steps=0, second_steps=4)
+    texts = [
+        tokenizer.decode(row)
+        for ids, _ in training.batches(tokenizer, recipe)
+        for row in ids.tolist()
+    ]
+    drills = [t for t in texts if t.startswith("Facts:")]
+    assert 0.5 < len(drills) / len(texts) < 0.8
+    numbers = {int(n) for t in texts for n in re.findall(r"\d+", t)}
+    assert max(numbers) <= chains.MAX_VALUE
 
 
 def test_a_document_is_prompt_response_end(tokenizer: Tokenizer) -> None:

@@ -46,6 +46,7 @@ def make_tables() -> dict[str, pa.Table]:
             "token_id": pa.array([256, 1, 2, 3, 4], pa.int64()),
             "token": pa.array([t.decode("utf-8", "backslashreplace") for t in HOSTILE]),
             "token_bytes": pa.array(HOSTILE, pa.binary()),
+            "special": pa.array([True, False, False, False, False]),
             "role": pa.array(["user", "user", "assistant", "assistant", "assistant"]),
             "segment": pa.array(SEGMENTS),
             **{name: pa.array(values, pa.float32()) for name, values in floats.items()},
@@ -59,6 +60,7 @@ def make_tables() -> dict[str, pa.Table]:
             "alternative_rank": k,
             "alternative_id": 100 + k if (p, k) != (3, 2) else 3,
             "alternative": "<b>x</b>",
+            "alternative_bytes": b"<b>x</b>",
             "logprob": -float(k),
         }
         for p in range(1, n)
@@ -78,9 +80,9 @@ def declared():
 
 
 def test_the_payload_marks_prompt_answer_and_special_tokens(tables, declared):
-    data = payload(tables, special=[0], columns=declared)
+    data = payload(tables, columns=declared)
     assert data["columns"]["flags"].to_pylist() == [PROMPT | SPECIAL, PROMPT, 0, 0, ANSWER]
-    assert names(tables, [0])[0] == "⟨bos⟩"
+    assert names(tables)[0] == "⟨bos⟩"
     assert names(tables)[2] == r"·\xf0\x9f"
     assert names(tables)[3] == "U+202E"
 
@@ -93,7 +95,7 @@ def test_a_value_belongs_to_its_own_token(tables):
 
 
 def test_only_the_prompt_is_no_reason_to_have_no_selection(tables):
-    only = tables["tokens"].set_column(5, "segment", pa.array(["prompt"] * 5))
+    only = tables["tokens"].set_column(6, "segment", pa.array(["prompt"] * 5))
     assert most_striking(only) == 1
     assert most_striking(only.slice(0, 1)) == 0
 
