@@ -121,7 +121,7 @@ def _origin(card: Card) -> str:
         )
     return (
         f"- Trained on {made['tokens']:,} tokens in {made['steps']} steps, seed {made['seed']}:"
-        f" {made['cpu_seconds']:,.0f} CPU-seconds on one core, {made['seconds'] / 60:.0f} minutes."
+        f" {made['cpu_seconds']:,.0f} CPU-seconds in one thread."
     )
 
 

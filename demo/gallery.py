@@ -149,8 +149,8 @@ def main() -> None:
         used: set[str] = set()
         items = [_find(workspace, pick, used) for pick in PICKS]
         for name, title, description, text in CURIOSITIES:
-            trace = encode(text, "demo", workspace)
-            items.append(_item(name, title, description, "demo", trace, None))
+            made = encode(text, "demo", workspace)
+            items.append(_item(name, title, description, "demo", made, None))
         results = GALLERY / "results"
         shutil.rmtree(GALLERY, ignore_errors=True)
         results.mkdir(parents=True)

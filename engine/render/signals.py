@@ -63,12 +63,12 @@ class _Look:
 
 
 _LOOKS: dict[str, _Look] = {
-    "surprisal": _Look(low=0, least=1.0),
+    "surprisal": _Look(low=0, least=6.0),
     "probability": _Look("large", low=0, high=1),
-    "entropy": _Look(low=0, least=0.5),
+    "entropy": _Look(low=0, least=3.0),
     "rank": _Look(),
     "margin": _Look("large", low=0, least=1.0, most=6.0),
-    "varentropy": _Look(low=0, least=0.5),
+    "varentropy": _Look(low=0, least=3.0),
     "max_prob": _Look("large", low=0, high=1),
     "sum_p2": _Look("large", low=0, high=1),
     "self_certainty": _Look("large"),
@@ -100,7 +100,7 @@ def signals_of(tokens: pa.Table, columns: Mapping[str, Any] | None = None) -> li
 # In the table, but a colour would only repeat another one or say nothing.
 _QUIET = {
     "logprob", "ties", "position", "token_id", "token", "token_bytes", "start_byte", "end_byte",
-    "role", "segment", "ids_origin", "rollout",
+    "role", "segment", "ids_origin", "special", "rollout", "group",
 }  # fmt: skip
 
 
