@@ -138,6 +138,7 @@ def _long_strip(browser: Any) -> tuple[float, float]:
     tokens = pa.table(
         {
             "token_bytes": pa.array([words[i] for i in rng.integers(0, len(words), LONG)]),
+            "special": pa.array([False] * LONG),
             "segment": pa.array(["prompt"] * 500 + ["response"] * (LONG - 500)),
             "surprisal": pa.array(surprisal),
             "logprob": pa.array(-surprisal),

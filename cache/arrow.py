@@ -18,7 +18,9 @@ _EXTENSION = b"ARROW:extension:name"
 
 
 def encode(table: pa.Table) -> pa.Buffer:
-    """Write a table as an Arrow IPC file with zstd-compressed buffers.
+    """Write a table as an Arrow IPC file with compressed buffers.
+
+    Small tables take lz4: a sixth of zstd's time for a few per cent more bytes.
 
     Raises:
         StoreError: A column has an extension type, which a reader would refuse.
@@ -26,8 +28,9 @@ def encode(table: pa.Table) -> pa.Buffer:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
-    threads = table.nbytes > _WORTH_THREADS
-    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=threads)
+    large = table.nbytes > _WORTH_THREADS
+    codec = "zstd" if large else "lz4"
+    options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=large)
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     if _EXTENSION in table.schema.serialize().to_pybytes():
