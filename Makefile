@@ -41,7 +41,7 @@ check: dev
 bench: dev
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# Retrains the bundled models (an hour of one core each, side by side), then remakes the gallery.
+# Retrains the bundled models (about 40 minutes each on two cores), then remakes the gallery.
 demo-model: dev
 	$(BIN)/python -m demo.build $(MODELS)
 	$(MAKE) gallery

@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--only", nargs="+", choices=STAGES, default=list(STAGES), help="stages to run"
     )
     parser.add_argument("--n", type=int, default=500, help="problems per level in the evaluation")
-    parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
+    parser.add_argument("--threads", type=int, help="default: the cores shared among the models")
     parser.add_argument(
         "--smoke", action="store_true", help="one minute of training, nothing is kept"
     )
@@ -164,14 +164,19 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(
                 f"unknown model {name!r}; known: {', '.join(BASES)} (siblings come with their base)"
             )
-    # One thread is the fastest per core at this size; two models are best built in two processes.
-    torch.set_num_threads(options.threads)
+    # A process per model and one thread per core is the fastest at this size.
+    cores = os.cpu_count() or 1
+    threads = options.threads or max(1, cores // len(options.names))
+    torch.set_num_threads(threads)
     if options.smoke:
         return max(smoke(name) for name in options.names)
-    if len(options.names) > 1 and (os.cpu_count() or 1) > 1 and not torch.cuda.is_available():
+    if len(options.names) > 1 and cores > 1 and not torch.cuda.is_available():
         given = [a for a in (sys.argv[1:] if arguments is None else arguments) if a not in BASES]
         running = [
-            subprocess.Popen([sys.executable, "-m", "demo.build", name, *given], cwd=HERE.parent)
+            subprocess.Popen(
+                [sys.executable, "-m", "demo.build", name, *given, "--threads", str(threads)],
+                cwd=HERE.parent,
+            )
             for name in options.names
         ]
         return max(process.wait() for process in running)

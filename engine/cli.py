@@ -7,6 +7,7 @@ half-written file.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _build()
+    if not os.environ.get("TOKENSCOPE_DEBUG"):
+        # What a user must know is said in one line below; the store's log is for its owner.
+        for name in ("cache", "tokenscope"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         options = parser.parse_args(argv)
         options.do(options)

@@ -6,15 +6,16 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
 from cache import Store, StoreError
 from engine import catalogue, keys
+from engine.errors import UserError
 from engine.execute import execute, from_store
 from engine.jobs import Handle, Runner
 from engine.modelref import ModelRef
@@ -32,6 +33,22 @@ ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "demo" / "gallery"
 
 
+class _Memo:
+    """Remembers in the store when it can; a folder that cannot be written stops nobody."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def recall(self, name: str) -> dict[str, Any]:
+        return self._store.recall(name)
+
+    def remember(self, name: str, mapping: Mapping[str, Any]) -> None:
+        try:
+            self._store.remember(name, mapping)
+        except StoreError as error:
+            log.info("not remembered: %s", error)
+
+
 class Workspace:
     """Everything a process needs to answer requests.
 
@@ -40,6 +57,9 @@ class Workspace:
         role: ``owner`` keeps the index, ``client`` (the command line) leaves it alone, ``auto``
             owns it when nobody else does.
         profile: what may be asked for; default from ``TOKENSCOPE_PROFILE``.
+
+    Raises:
+        UserError: when the folder cannot be the store's.
     """
 
     def __init__(
@@ -50,7 +70,10 @@ class Workspace:
         profile: catalogue.Profile | None = None,
     ) -> None:
         self.home = Path(home) if home is not None else default_home()
-        self.store = Store(self.home, role=role, layers=(GALLERY / "results",))
+        try:
+            self.store = Store(self.home, role=role, layers=(GALLERY / "results",))
+        except StoreError as error:
+            raise UserError(str(error)) from error
         self.profile = profile or catalogue.Profile.from_env()
         self.runner = Runner()
         self._pool: ModelPool | None = None
@@ -99,7 +122,7 @@ class Workspace:
         return PlannedModel(
             ref=parsed,
             located=located,
-            fingerprint=catalogue.fingerprint(located, self.store),
+            fingerprint=catalogue.fingerprint(located, _Memo(self.store)),
             tokenizer=Tokenizer.load(located.tokenizer_path),
         )
 

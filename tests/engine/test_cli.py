@@ -199,6 +199,23 @@ def test_bad_input_is_one_line_and_exit_2(
     assert [n for n in sorted(p.name for p in here.iterdir()) if n not in (*before, "home")] == []
 
 
+def test_a_result_that_cannot_be_stored_is_written_and_said_in_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cache import Store, StoreError
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise StoreError("The disk is full.")
+
+    monkeypatch.setattr(Store, "put", full)
+    out = here / "o.csv"
+    argv = ["run", "statistics", "--model", str(tiny_folder("llama")), *RUN, "--out", str(out)]
+    code, said, err = call(capsys, *argv)
+    assert (code, said.strip()) == (0, f"{out}: 15 rows, computed")
+    assert err == "tokenscope: the result was not stored: The disk is full.\n"
+    assert out.is_file()
+
+
 def test_undecodable_bytes_on_the_command_line(tmp_path: Path) -> None:
     model = str(tiny_folder("llama"))
     argv = ["run", "statistics", "--model", model, "--prompt", b"a\xff", "--out", "o.csv"]

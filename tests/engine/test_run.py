@@ -272,6 +272,27 @@ def test_a_full_disk_loses_no_numbers(
     assert result.table().num_rows == len(TEXT.prompt) + len(TEXT.response) + 1
 
 
+def test_a_folder_that_cannot_be_written_computes_all_the_same(
+    tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise StoreError("The folder is read-only.")
+
+    with Workspace(tmp_path / "home") as workspace:
+        for method in ("remember", "put", "append_samples"):
+            monkeypatch.setattr(workspace.store, method, refuse)
+        result = run(Request("statistics", TEXT, llama), workspace=workspace)[0]
+        drawn = run(Request("generate", Text(prompt="a"), llama, {"n": 2}), workspace=workspace)[0]
+    assert result.not_stored == "The folder is read-only."
+    assert drawn.table("samples").num_rows == 2
+
+
+def test_a_home_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    with pytest.raises(UserError, match="TOKENSCOPE_HOME"):
+        Workspace(tmp_path / "home")
+
+
 def test_progress_is_told_in_the_callers_thread(
     workspace: Workspace, llama: str, register: None
 ) -> None:
