@@ -44,6 +44,7 @@ def here(
 
 
 def call(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    capsys.readouterr()  # building a tiny model talks too
     code = cli.main(argv)
     out, err = capsys.readouterr()
     return code, out, err
