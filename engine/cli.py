@@ -28,13 +28,10 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _build()
-    if not os.environ.get("TOKENSCOPE_DEBUG"):
-        # What a user must know is said in one line below; the store's log is for its owner.
-        for name in ("cache", "tokenscope"):
-            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         options = parser.parse_args(argv)
-        options.do(options)
+        with _quiet():
+            options.do(options)
         sys.stdout.flush()
         return 0
     except UserError as error:
@@ -55,6 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             "set TOKENSCOPE_DEBUG=1 for the traceback and report it.",
             code=1,
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings of store and engine stay out: what a user must know is said in one line."""
+    loggers = [logging.getLogger(name) for name in ("cache", "tokenscope")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            if not os.environ.get("TOKENSCOPE_DEBUG"):
+                logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _refuse(sentence: str, code: int = 2) -> int:
