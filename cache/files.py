@@ -16,7 +16,7 @@ from typing import BinaryIO
 from cache.errors import StoreError
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
 STALE_SECONDS = 3600.0
 
 
@@ -129,7 +129,7 @@ def remove_stale(folder: Path, older_than: float = STALE_SECONDS) -> int:
     limit = time.time() - older_than
     for parent, _, names in os.walk(folder):
         for name in names:
-            if name.startswith(".") and name.endswith(_TEMPORARY):
+            if name.startswith(".") and name.endswith(TEMPORARY):
                 path = Path(parent, name)
                 with contextlib.suppress(OSError):
                     if path.stat().st_mtime < limit:
@@ -145,7 +145,7 @@ def durable(path: Path) -> Iterator[BinaryIO]:
     It is written beside `path`, flushed to the disk and renamed; then the folder is flushed,
     without which a rename may be undone by a power cut.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex}{_TEMPORARY}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex}{TEMPORARY}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(beside, flags, 0o600)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from cache import arrow
+from cache.commit import group_for
 from cache.errors import DamagedError, NewerFormatError, StoreError, explain
 from cache.files import check_key, durable
 
@@ -104,14 +105,14 @@ def write_result(
     if size + len(text) + 1000 * (len(data) + 1) > limits.file_bytes:
         raise StoreError("The result is too large to be stored.")
     try:
-        with durable(path) as file:
-            if size > _IN_MEMORY:
+        if size > _IN_MEMORY:
+            with durable(path) as file:
                 _write_zip(file, text, data)
-            else:
-                # `zipfile` goes back and forth, which costs a call to the system each time.
-                memory = io.BytesIO()
-                _write_zip(memory, text, data)
-                file.write(memory.getbuffer())
+        else:
+            # `zipfile` goes back and forth, which costs a call to the system each time.
+            memory = io.BytesIO()
+            _write_zip(memory, text, data)
+            group_for(path.parent.parent).write(path, memory.getbuffer())
     except OSError as error:
         raise explain(error, path.parent) from error
 
