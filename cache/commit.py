@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import itertools
 import os
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -18,13 +19,21 @@ SHARED_FROM = 3
 """Fewer files are flushed one by one: flushing a whole file system also waits for strangers."""
 
 
+_numbers = itertools.count()
+
+
 class _Item:
     """One file to be written, and what became of it."""
 
     def __init__(self, path: Path, data: bytes | memoryview) -> None:
         self.path = path
         self.data = data
-        self.error: OSError | None = None
+        # Looked up here, not by the leader, for whom everybody waits.
+        self.final = str(path)
+        self.beside = f"{path.parent}{os.sep}.{path.name}.{os.getpid()}-{next(_numbers)}{TEMPORARY}"
+        self.replaces = path.exists()
+        # Until it is on the disk: a leader who dies must not leave anyone believing it was.
+        self.error: OSError | None = OSError(errno.EIO, "The file was not written", str(path))
         self.finished = False
         self.turn = threading.Event()
 
@@ -78,7 +87,7 @@ class GroupCommit:
 def _write_all(batch: list[_Item]) -> None:
     flush = _flush_file_system()
     # A file that is replaced was acknowledged once: it must not be lost to a crash in between.
-    alone = [item for item in batch if flush is None or item.path.exists()]
+    alone = [item for item in batch if flush is None or item.replaces]
     shared = [item for item in batch if item not in alone]
     if len(shared) < SHARED_FROM:
         alone, shared = batch, []
@@ -86,42 +95,47 @@ def _write_all(batch: list[_Item]) -> None:
         try:
             with durable(item.path) as file:
                 file.write(item.data)
+            item.error = None
         except OSError as error:
             item.error = error
+    written: list[_Item] = []
     for item in shared:
         try:
             _write_unflushed(item)
+            written.append(item)
         except OSError as error:
             item.error = error
-    written = [item for item in shared if item.error is None]
     if written and flush is not None:
+        failed: OSError | None = None
         try:
             flush(written[0].path.parent)
         except OSError as error:
-            for item in written:
-                item.error = error
+            failed = error
+        for item in written:
+            item.error = failed
+            if failed is not None:
                 with contextlib.suppress(OSError):
                     item.path.unlink()
 
 
 def _write_unflushed(item: _Item) -> None:
-    path = item.path
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex}{TEMPORARY}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
-        descriptor = os.open(beside, flags, 0o600)
+        descriptor = os.open(item.beside, flags, 0o600)
     except FileNotFoundError:
-        make_folder(path.parent)
-        descriptor = os.open(beside, flags, 0o600)
+        make_folder(item.path.parent)
+        descriptor = os.open(item.beside, flags, 0o600)
     try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        try:
             rest = memoryview(item.data)
             while rest:
-                rest = rest[file.write(rest) :]
-        os.replace(beside, path)
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
+        os.replace(item.beside, item.final)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            os.unlink(item.beside)
         raise
 
 
