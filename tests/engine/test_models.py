@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import engine.models
@@ -291,14 +292,14 @@ def adapter_folder() -> Path:
     adapted.save_pretrained(path)
     with torch.no_grad():
         wanted = adapted.eval()(torch.tensor([IDS])).logits[0]
-    torch.save(wanted, path / "wanted.pt")
+    save_file({"wanted": wanted.contiguous()}, path / "wanted.safetensors")
     return path
 
 
 def test_adapter() -> None:
     path = adapter_folder()
     base = tiny_folder("llama")
-    wanted = torch.load(path / "wanted.pt", weights_only=True)
+    wanted = load_file(path / "wanted.safetensors")["wanted"]
     prints = {fingerprint(loaded("llama").located)}
     for source in (str(path), f"{base}+{path}"):
         model = fresh(source)
