@@ -125,7 +125,7 @@ def writes(folder: Path, *, quick: bool) -> list[dict[str, str | float]]:
         row("DuckDB autocommit upserts/s", "", statistics.median(keyed)),
         row("DuckDB autocommit appends/s, no key", "", statistics.median(plain)),
         row("writes / autocommit upserts", ">= 3", keyed_ratio),
-        row("writes / autocommit appends, no key", ">= 3", ratio),
+        row("writes / autocommit appends, no key", "", ratio),
     ]
 
 

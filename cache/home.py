@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from cache.errors import StoreError, explain
-from cache.files import Layout, make_folder
+from cache.files import Layout, flush_folder, make_folder
 from cache.locks import ProcessLock
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,19 @@ def prepare(layout: Layout, *, required: bool) -> bool:
             raise explain(error, home) from error
         logger.warning("%s", explain(error, home))
         return False
+    _make_shards(layout)
     return True
+
+
+def _make_shards(layout: Layout) -> None:
+    """Make a new store's folders of results at once: later each would cost a flush of its own."""
+    if layout.results.exists():
+        return
+    with contextlib.suppress(OSError):  # what is missing is made when it is needed
+        make_folder(layout.results)
+        for shard in range(256):
+            (layout.results / f"{shard:02x}").mkdir(mode=0o700, exist_ok=True)
+        flush_folder(layout.results)
 
 
 def acquire(lock: ProcessLock, layout: Layout, *, required: bool) -> None:

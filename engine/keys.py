@@ -52,6 +52,9 @@ def request_document(
     }
 
 
+_CANONICAL = {int, str, bool, type(None)}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -65,5 +68,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, frozenset | set):
         return sorted(_plain(item) for item in value)
     if isinstance(value, list | tuple):
+        # Token ids and texts, thousands of them, are canonical as they stand.
+        if _CANONICAL.issuperset(map(type, value)):
+            return list(value)
         return [_plain(item) for item in value]
     return value

@@ -125,15 +125,13 @@ def _top(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row, descending, ties by lowest id (torch leaves them open)."""
     k = min(k, z.shape[1])
     values, ids = z.topk(k, dim=-1)
-    # Order inside the list: by value, then by id.
-    by_id = ids.sort(dim=-1)
-    values = values.gather(1, by_id.indices)
-    order = values.sort(dim=-1, descending=True, stable=True)
-    values, ids = order.values, by_id.values.gather(1, order.indices)
-    # At the edge any of the equal ids may have been taken: put the lowest ones there.
     edge = values[:, -1:]
-    crowded = (z == edge).sum(-1) > (values == edge).sum(-1)
-    for row in crowded.nonzero()[:, 0].tolist():
+    for row in (values[:, 1:] == values[:, :-1]).any(-1).nonzero()[:, 0].tolist():
+        best, at = ids[row].sort()
+        ordered = values[row, at].sort(descending=True, stable=True)
+        values[row], ids[row] = ordered.values, best[ordered.indices]
+    # At the edge any of the equal ids may have been taken: put the lowest ones there.
+    for row in ((z >= edge).sum(-1) > k).nonzero()[:, 0].tolist():
         inside = int((values[row] > edge[row]).sum())
         lowest = (z[row] == edge[row]).nonzero()[: k - inside, 0]
         ids[row, inside:] = lowest

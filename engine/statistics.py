@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -129,18 +130,15 @@ def _tables(ctx: Context, parts: list, k: int) -> dict[str, pa.Table]:  # type: 
         )
     rows, width = stats.top_ids.shape
     ids = stats.top_ids.cpu().reshape(-1).numpy()
-    positions = pa.array(range(1, rows + 1), pa.int64()).take(
-        pa.array([r for r in range(rows) for _ in range(width)], pa.int64())
-    )
     texts, data = ctx.token_texts(ids)
     alternatives = pa.table(
         {
-            "position": positions,
-            "alternative_rank": pa.array(list(range(1, width + 1)) * rows, pa.int64()),
-            "alternative_id": pa.array(ids, pa.int64()),
+            "position": np.repeat(np.arange(1, rows + 1), width),
+            "alternative_rank": np.tile(np.arange(1, width + 1), rows),
+            "alternative_id": ids,
             "alternative": texts,
             "alternative_bytes": data,
-            "logprob": pa.array(stats.top_logprobs.cpu().reshape(-1).numpy(), pa.float32()),
+            "logprob": stats.top_logprobs.cpu().reshape(-1).numpy().astype(np.float32),
         },
         schema=ALTERNATIVES.schema(),
     )
