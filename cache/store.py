@@ -116,6 +116,25 @@ class Store:
             paths += [layer / key[:2] / f"{key}.zip", layer / f"{key}.zip"]
         return any(path.is_file() for path in paths)
 
+    def complete_key(self, start: str) -> str:
+        """The key that begins with at least 12 hexadecimal characters, or `start` unchanged.
+
+        Raises:
+            StoreError: It is no beginning of a key, or of several.
+        """
+        if len(start) == 64:
+            return check_key(start)
+        if not 12 <= len(start) < 64:
+            raise StoreError("A result is named by at least the first 12 characters of its key.")
+        check_key(start.ljust(64, "0"))
+        folders = [self._layout.results / start[:2]]
+        for layer in self._layers:
+            folders += [layer / start[:2], layer]
+        names = {p.stem for folder in folders for p in folder.glob(f"{start}*.zip")}
+        if len(names) > 1:
+            raise StoreError(f"Several results begin with {start}: give more of the key.")
+        return names.pop() if names else start.ljust(64, "0")
+
     def put(
         self,
         key: str,

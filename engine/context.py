@@ -136,7 +136,7 @@ class Context:
         special = set(trace.special)
         common: dict[str, Any] = {
             "position": range(n),
-            "token_id": trace.ids,
+            "token_id": trace.ids if trace.has_ids else [i if i >= 0 else None for i in trace.ids],
             "token": [show(piece) for piece in trace.pieces],
             "token_bytes": list(trace.pieces),
             "special": [p in special for p in range(n)],

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cache import StoreError
+from cache import Stored, StoreError
 from engine import keys
 from engine.context import Context
 from engine.errors import Cancelled
 from engine.plan import Plan, check_trace, iter_rollouts
-from engine.registry import check_tables
+from engine.registry import check_tables, find
 from engine.result import Result
 from engine.schema import NOTES, Progress, Tables
 from engine.subjects import Rollouts
+from engine.subjectstore import TABLE as SUBJECT
+from engine.subjectstore import subject_table
 from engine.version import __version__
 
 if TYPE_CHECKING:
@@ -34,15 +36,24 @@ def from_store(plan: Plan, workspace: Workspace) -> Result | None:
     stored = workspace.store.get(plan.key)
     if stored is None or stored.meta.get("status") != "complete":
         return None
+    return result_of(stored)
+
+
+def result_of(stored: Stored) -> Result:
+    """A stored result as it is handed out.
+
+    Raises:
+        UserError: for one of an analysis that this version does not have.
+    """
     tables = dict(stored.tables)
     notes = tables.pop("notes", NOTES.empty_table())
-    ordered = {name: tables[name] for name in plan.analysis.tables if name in tables}
+    declared = find(str(stored.meta.get("analysis"))).tables
     return Result(
-        key=plan.key,
-        analysis=plan.analysis.name,
-        status="complete",
+        key=stored.key,
+        analysis=stored.meta["analysis"],
+        status="complete" if stored.meta.get("status") == "complete" else "partial",
         origin="cache",
-        tables=ordered,
+        tables={name: tables[name] for name in declared if name in tables},
         notes=notes,
         provenance=stored.meta["provenance"],
     )
@@ -93,8 +104,12 @@ def execute(plan: Plan, workspace: Workspace) -> Generator[Progress, None, Resul
         "provenance": provenance,
     }
     not_stored = None
+    kept = {**tables, "notes": notes}
+    about = subject_table(plan.subject)
+    if about is not None:
+        kept[SUBJECT] = about
     try:
-        workspace.store.put(plan.key, {**tables, "notes": notes}, meta)
+        workspace.store.put(plan.key, kept, meta)
     except StoreError as error:  # the numbers are still good
         not_stored = str(error)
         log.warning("result not stored: %s", error)

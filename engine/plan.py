@@ -105,6 +105,10 @@ def check_trace(trace: Trace, model: PlannedModel) -> None:
         UserError: for ids of another tokenizer, ids out of range, or too many tokens.
     """
     name = model.located.name
+    if not trace.has_ids:
+        raise UserError(
+            f"The log gives no token ids, which {name} needs: let {name} read the text instead."
+        )
     if trace.tokenizer is not None and trace.tokenizer != model.tokenizer.digest:
         raise UserError(
             f"These token ids belong to another tokenizer than {name}'s: "

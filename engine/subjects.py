@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from engine.trace import (
     Base,
+    Candidate,
     Frozen,
     IdsOrigin,
     Parent,
@@ -27,6 +28,7 @@ from engine.trace import (
 
 __all__ = [
     "Base",
+    "Candidate",
     "Corpus",
     "Frozen",
     "Group",

@@ -99,6 +99,14 @@ class Sampling(Frozen):
     logprobs: tuple[float | None, ...] | None = None
 
 
+class Candidate(Frozen):
+    """One of the tokens an engine reported for a position, with its log-probability in nats."""
+
+    piece: PieceBytes
+    logprob: float = Field(le=0)
+    id: int | None = None
+
+
 class Parent(Frozen):
     """The trace this one branched from, and the first position where they differ."""
 
@@ -109,8 +117,17 @@ class Parent(Frozen):
 class Base(Frozen):
     schema_version: Literal[1] = SCHEMA_VERSION
 
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The content as JSON, without the title and without what is at its default.
+
+        A field added later therefore changes the digest only of subjects that use it.
+        """
+        fields = self.model_dump(mode="json", exclude={"title"}, exclude_defaults=True)
+        return {"schema_version": self.schema_version, **fields}
+
     def _identity(self) -> Any:
-        return self.model_dump(mode="json", exclude={"title"})
+        return self.record
 
     @cached_property
     def digest(self) -> str:
@@ -122,7 +139,8 @@ class Trace(Base):
     """One sequence of tokens with everything known about it.
 
     Attributes:
-        ids: token ids, special tokens and prompt included.
+        ids: token ids, special tokens and prompt included; −1 where a log gave none (only
+            without a tokenizer).
         pieces: bytes of each token; never text, since a token may end inside a character.
         tokenizer: digest of the tokenizer that owns the ids, None when it is unknown.
         ids_origin: ids were ``logged`` by an engine, ``generated`` here, or ``encoded`` from text.
@@ -137,6 +155,8 @@ class Trace(Base):
             None when nobody looked.
         sampling, parent: how it was made.
         signals: per-token values a log brought along, each as long as ``ids``.
+        candidates: per token the alternatives a log brought along, best first; empty where it
+            gave none, None when it gave none at all.
     """
 
     kind: Literal["trace"] = "trace"
@@ -155,6 +175,7 @@ class Trace(Base):
     sampling: Sampling | None = None
     parent: Parent | None = None
     signals: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    candidates: tuple[tuple[Candidate, ...], ...] | None = None
     title: str | None = None
 
     @model_validator(mode="after")
@@ -166,8 +187,10 @@ class Trace(Base):
             raise ValueError(f"the response starts at {self.response_start}, after {n} tokens")
         if self.trainable is not None and len(self.trainable) != n:
             raise ValueError(f"{n} ids but {len(self.trainable)} trainable marks")
-        if any(i < 0 for i in self.ids):
+        if n and min(self.ids) < (-1 if self.tokenizer is None else 0):
             raise ValueError("token ids are not negative")
+        if self.candidates is not None and len(self.candidates) != n:
+            raise ValueError(f"candidates for {len(self.candidates)} of {n} tokens")
         end = 0
         for turn in self.turns:
             if turn.start != end:
@@ -188,6 +211,11 @@ class Trace(Base):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether every token's id is known, as a model needs it."""
+        return not self.ids or min(self.ids) >= 0
 
     @cached_property
     def offsets(self) -> tuple[tuple[int, int], ...]:

@@ -16,11 +16,12 @@ import platformdirs
 from cache import Store, StoreError
 from engine import catalogue, keys
 from engine.errors import UserError
-from engine.execute import execute, from_store
+from engine.execute import execute, from_store, result_of
 from engine.jobs import Handle, Runner
 from engine.modelref import ModelRef
 from engine.plan import Plan, PlannedModel, make_plan
 from engine.result import Request, Result
+from engine.subjects import Group, Trace
 from engine.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -99,6 +100,25 @@ class Workspace:
     def lookup(self, request: Request) -> Result | None:
         """The stored result of a request, or None; never computes, never imports torch."""
         return from_store(make_plan(request, self), self)
+
+    def reopen(self, key: str) -> tuple[Result, Trace | Group | None]:
+        """A stored result by its key (or the first 12 characters), with what it looked at.
+
+        Raises:
+            UserError: when there is none, or this version cannot read it.
+        """
+        from engine.subjectstore import subject_of
+
+        try:
+            stored = self.store.get(self.store.complete_key(key))
+        except StoreError as error:
+            raise UserError(str(error)) from error
+        if stored is None:
+            raise UserError(
+                f"There is no result {key[:12]} in this store: it was computed elsewhere or "
+                "deleted. Ask for the link's text, or import the result file."
+            )
+        return result_of(stored), subject_of(stored.tables)
 
     def run_inline(self, request: Request) -> Result:
         """Answer a request inside a running job."""
