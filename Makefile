@@ -15,13 +15,16 @@ env: .venv/.made
 
 dev: .venv/.made-dev
 
-.venv/.made: requirements.txt
+KERNEL := ext/pyproject.toml ext/CMakeLists.txt $(wildcard ext/src/* ext/tokenkernel/*.py)
+
+.venv/.made: requirements.txt $(KERNEL)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "TokenScope needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing PyTorch and the other packages into .venv (a few minutes, once)"
 	@# torch first: whatever else asks for it is then content with this build
 	$(PIP) install "$$(grep '^torch==' requirements.txt)"
 	$(PIP) install -r requirements.txt
+	@$(BIN)/python -c 'import tokenkernel as t; print("Statistics are computed by:", f"compiled kernel, {t.isa()}" if t.HAVE else "torch (there was no C++ compiler)")'
 	@touch $@
 
 .venv/.made-dev: requirements-dev.txt .venv/.made

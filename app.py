@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from pages.widgets import links, places
 from pages.widgets.frame import frame
 from pages.widgets.notice import guarded
 from pages.widgets.subject import sidebar
@@ -11,11 +12,10 @@ from pages.widgets.subject import sidebar
 
 @guarded
 def main() -> None:
-    """Draw the frame, then the page that was asked for."""
-    page = st.navigation(
-        [st.Page("pages/tokens.py", title="Tokens", url_path="tokens", default=True)]
-    )
+    """Draw the frame, then the page that was asked for (``pages/widgets/places.py`` lists them)."""
+    page = st.navigation(places.pages())
     frame()
+    links.arrive()
     sidebar()
     page.run()
 

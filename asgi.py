@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import streamlit as st
+from streamlit import config, net_util
+from streamlit.runtime.pages_manager import PagesManager
+
+from engine.profile import Profile
+
+# Whatever the configuration says, a site for strangers tells no internals and sends nothing out.
+# What is typed may be larger than what may be uploaded: longer texts get a sentence, while above
+# the limit set here the server hangs up.
+HOSTED = {
+    "client.showErrorDetails": "none",
+    "client.toolbarMode": "minimal",
+    "browser.gatherUsageStats": False,
+    "server.enableXsrfProtection": True,
+    "server.enableAgentApi": False,
+    "server.maxWidgetStateSize": 8,
+}
+
+
+# Streamlit asks a server on the internet for this machine's address: at every start, and again for
+# every connection from a foreign origin. Nothing here needs it.
+net_util.get_external_ip = lambda: None
+
+
+def hold(profile: Profile) -> None:
+    """Hold the server to the profile."""
+    # The server counts in whole megabytes, the readers in bytes.
+    megabytes = max(1, profile.max_upload_bytes >> 20)
+    config.set_option("server.maxUploadSize", megabytes)
+    if profile.name == "hosted":
+        for name, value in HOSTED.items():
+            config.set_option(name, value)
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[None]:
-    """Close the workspace when the server stops, so that nothing queued is lost."""
+    """Apply the profile; close the workspace at the end, so that nothing queued is lost."""
+    # Here and not above: only now has the server read the secrets that may name the profile.
+    hold(Profile.from_env())
+    # Otherwise the first visitor of all, following a link to a page, gets it without app.py.
+    PagesManager.uses_pages_directory = False
     yield
     from engine import default_workspace
 

@@ -43,7 +43,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     repeats = 2 if quick else 5
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        with _server() as (address, pid, started):
+        with tempfile.TemporaryDirectory() as home, served(home) as (address, pid, started):
             rows.append(_row("server answers", "", f"{started:.2f} s"))
             cold = _first_picture(browser, address)
             rows.append(_row("first picture, first visitor", "", f"{cold:.2f} s"))
@@ -68,34 +68,34 @@ def _row(what: str, target: str, measured: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, int, float]]:
+def served(home: str) -> Iterator[tuple[str, int, float]]:
+    """The app over the store in ``home``: its address, process and seconds until it answered."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "streamlit", "run", "asgi.py"]
-    with tempfile.TemporaryDirectory() as home:
-        begun = time.perf_counter()
-        process = subprocess.Popen(
-            [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
-            cwd=ROOT,
-            env={**os.environ, "TOKENSCOPE_HOME": home},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
-                        break
-                except OSError:
-                    if process.poll() is not None or time.perf_counter() - begun > 60:
-                        raise RuntimeError("the app did not start: try make app") from None
-                    time.sleep(0.05)
-            yield address, process.pid, time.perf_counter() - begun
-        finally:
-            process.terminate()
-            process.wait(20)
+    begun = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "--server.port", str(port), "--server.address", "127.0.0.1"],
+        cwd=ROOT,
+        env={**os.environ, "TOKENSCOPE_HOME": home},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):
+                    break
+            except OSError:
+                if process.poll() is not None or time.perf_counter() - begun > 60:
+                    raise RuntimeError("the app did not start: try make app") from None
+                time.sleep(0.05)
+        yield address, process.pid, time.perf_counter() - begun
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def _first_picture(browser: Any, address: str) -> float:

@@ -53,12 +53,9 @@ def run(quick: bool = False) -> Iterator[dict[str, str]]:
             answer(Request("statistics", trace, "demo"), workspace=workspace)
 
         def table_only(trace: Trace) -> None:
-            from engine.logit_stats import token_stats
-
             with torch.inference_mode():
                 hidden = model.hidden(trace.ids)
-                logits = model.logits(hidden[:-1])[:, : model.real_vocab]
-                token_stats(logits, torch.tensor(trace.ids[1:]), 20)
+                model.token_stats(hidden[:-1], torch.tensor(trace.ids[1:]), 20)
 
         statistics(next(traces))
         bare(next(traces))

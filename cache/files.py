@@ -20,6 +20,11 @@ TEMPORARY = ".tmp"
 STALE_SECONDS = 3600.0
 
 
+def is_key(text: str) -> bool:
+    """Whether a text is 64 hexadecimal characters."""
+    return _KEY.fullmatch(text) is not None
+
+
 def check_key(key: str) -> str:
     """Return `key` when it is 64 hexadecimal characters, so that it can never lead out of a folder.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from cache import arrow
 from cache.commit import group_for
 from cache.errors import DamagedError, NewerFormatError, StoreError, explain
 from cache.files import check_key, durable
+from cache.plainzip import open_plain, read_member
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +26,6 @@ _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,59}")
 # The time a zip may not do without. A fixed one makes equal results equal byte for byte.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 _IN_MEMORY = 32 << 20
-_END = struct.Struct("<4s4H2LH")
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def read_result(source: Path | bytes, *, limits: Limits = LIMITS) -> Stored:
         envelope = _envelope(archive)
         tables = {
             name: arrow.decode(
-                _read(archive, f"{name}.arrow"),
+                read_member(archive, f"{name}.arrow"),
                 max_bytes=limits.table_bytes,
                 max_rows=limits.table_rows,
             )
@@ -148,6 +146,15 @@ def read_meta(path: Path, *, limits: Limits = LIMITS) -> dict[str, Any]:
     with _open(path) as file, _open_zip(file, limits) as archive:
         meta: dict[str, Any] = _envelope(archive)["meta"]
     return meta
+
+
+def read_table(path: Path, name: str, *, limits: Limits = LIMITS) -> pa.Table | None:
+    """Read one table of a result, or None when it has no such table; raises as `read_result`."""
+    with _open(path) as file, _open_zip(file, limits) as archive:
+        if name not in _envelope(archive)["tables"]:
+            return None
+        data = read_member(archive, f"{name}.arrow")
+    return arrow.decode(data, max_bytes=limits.table_bytes, max_rows=limits.table_rows)
 
 
 def _checked_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,42 +189,18 @@ def _open(source: Path | bytes) -> BinaryIO:
 
 
 def _open_zip(file: BinaryIO, limits: Limits) -> zipfile.ZipFile:
-    """Open the zip after a look at its end, because `zipfile` reads any number of entries."""
-    size = file.seek(0, os.SEEK_END)
-    if size > limits.file_bytes or size < _END.size:
-        raise DamagedError("The file is too large or too short for a result.")
-    # A zip64 locator would stand right before the end record; we never write one.
-    file.seek(max(0, size - _END.size - 20))
-    tail = file.read()
-    magic, _, _, _, entries, directory, _, comment = _unpack_end(tail[-_END.size :])
-    too_many = entries > limits.tables + 1 or directory > (limits.tables + 1) * 256
-    if magic != b"PK\5\6" or comment or too_many or b"PK\6\7" in tail[:4]:
-        raise DamagedError("The file is no result file.")
-    try:
-        archive = zipfile.ZipFile(file)
-        infos = archive.infolist()
-        names = [info.filename for info in infos]
-        plain = all(i.compress_type == zipfile.ZIP_STORED and not i.flag_bits & 1 for i in infos)
-        honest = all(info.file_size == info.compress_size for info in infos)
-        if not plain or not honest or sum(info.file_size for info in infos) > size:
-            raise DamagedError("The file is packed in a way result files are not.")
-        if len(set(names)) < len(names) or _META not in names:
-            raise DamagedError("The file has no description, or a name twice.")
-        if archive.getinfo(_META).file_size > limits.meta_bytes:
-            raise DamagedError("The file's description is too large.")
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
-        raise DamagedError(f"The file is no result file: {error}.") from error
+    archive = open_plain(file, max_bytes=limits.file_bytes, max_entries=limits.tables + 1)
+    if _META not in archive.namelist():
+        raise DamagedError("The file has no description.")
+    if archive.getinfo(_META).file_size > limits.meta_bytes:
+        raise DamagedError("The file's description is too large.")
     return archive
-
-
-def _unpack_end(data: bytes) -> tuple[Any, ...]:
-    return _END.unpack(data)
 
 
 def _envelope(archive: zipfile.ZipFile) -> dict[str, Any]:
     """Read and check `meta.json`: which tables there are must match what lies beside it."""
     try:
-        envelope = json.loads(_read(archive, _META), parse_constant=_refuse_constant)
+        envelope = json.loads(read_member(archive, _META), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise DamagedError(f"The file's description is no JSON: {str(error)[:200]}.") from error
     if not isinstance(envelope, dict) or type(envelope.get("format")) is not int:
@@ -242,10 +225,3 @@ def _envelope(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
-
-
-def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    try:
-        return archive.read(name)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError) as error:
-        raise DamagedError(f"{name} in the file is damaged: {error}.") from error

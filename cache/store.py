@@ -16,15 +16,18 @@ from cache.errors import DamagedError, StoreError, explain
 from cache.eviction import evict, total_bytes
 from cache.files import Layout, check_key, flush_folder, make_folder, touch
 from cache.home import acquire, prepare
-from cache.listing import Entry, Order, list_entries
+from cache.listing import Entry, Order, entry_at, list_entries, list_layer
 from cache.locks import ProcessLock
 from cache.notes import Labels, Notes, check_name
 from cache.owner import Owner
 from cache.results import Stored, read_meta, write_result
 from cache.shelf import load, load_from_layer
+from cache.sqltables import SqlTables
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cache.index import Index
 
 logger = logging.getLogger(__name__)
 GIB = 1 << 30
@@ -64,6 +67,7 @@ class Store:
         self._process = os.getpid()
         self._written = 0
         self._owner: Owner | None = None
+        self.sql = SqlTables(self._layout, self._layers, self._ready_index)
         if prepare(self._layout, required=role == "owner") and role != "client":
             lock = ProcessLock(self._layout.owner_lock)
             acquire(lock, self._layout, required=role == "owner")
@@ -83,6 +87,11 @@ class Store:
         return owner is not None and owner.owns
 
     @property
+    def max_bytes(self) -> int:
+        """The size above which the results used longest ago are removed."""
+        return self._max_bytes
+
+    @property
     def index_state(self) -> str:
         """`ready`, `building`, `waiting`, `client`, or a sentence why there is no index."""
         owner = self._active_owner()
@@ -91,6 +100,10 @@ class Store:
     def _active_owner(self) -> Owner | None:
         # After a fork the thread is only in the parent; the child works as a client.
         return self._owner if os.getpid() == self._process else None
+
+    def _ready_index(self) -> Index | None:
+        owner = self._active_owner()
+        return owner.ready_index() if owner is not None else None
 
     def get(self, key: str) -> Stored | None:
         """Return a result, or None when there is none that can be read.
@@ -111,10 +124,7 @@ class Store:
 
     def contains(self, key: str) -> bool:
         """Whether there is a file for this key; it is not opened."""
-        paths = [self._layout.result(key)]
-        for layer in self._layers:
-            paths += [layer / key[:2] / f"{key}.zip", layer / f"{key}.zip"]
-        return any(path.is_file() for path in paths)
+        return self.file(key) is not None
 
     def complete_key(self, start: str) -> str:
         """The key that begins with at least 12 hexadecimal characters, or `start` unchanged.
@@ -228,8 +238,7 @@ class Store:
 
         Without a ready index the descriptions are read from the files, of the 2,000 used last.
         """
-        owner = self._active_owner()
-        index = owner.ready_index() if owner is not None else None
+        owner, index = self._active_owner(), self._ready_index()
         wanted = {"analysis": analysis, "subject": subject}
         try:
             return list_entries(self._layout, index, wanted, limit, order)
@@ -241,6 +250,24 @@ class Store:
             logger.warning("%s The files are listed instead.", error)
         return list_entries(self._layout, None, wanted, limit, order)
 
+    def entry(self, key: str) -> Entry | None:
+        """Describe one result, of the store or a layer; None when there is none to be read."""
+        path = self.file(key)
+        own = path == self._layout.result(key)
+        return None if path is None else entry_at(path, self._layout if own else None)
+
+    def layer_entries(self) -> list[Entry]:
+        """List the results of the read-only layers that the store does not have itself."""
+        found = {e.key: e for folder in reversed(self._layers) for e in list_layer(folder)}
+        return [e for key, e in found.items() if not self._layout.result(key).is_file()]
+
+    def file(self, key: str) -> Path | None:
+        """Where a result lies, in the store or a layer, or None."""
+        paths = [self._layout.result(key)]
+        for layer in self._layers:
+            paths += [layer / key[:2] / f"{key}.zip", layer / f"{key}.zip"]
+        return next((path for path in paths if path.is_file()), None)
+
     def frame(self, query: str, params: Sequence[Any] | dict[str, Any] | None = None) -> pa.Table:
         """Run one of our own queries over the index; it cannot write.
 
@@ -248,8 +275,7 @@ class Store:
             StoreError: This process has no ready index, or the index is damaged (it is then made
                 anew).
         """
-        owner = self._active_owner()
-        index = owner.ready_index() if owner is not None else None
+        owner, index = self._active_owner(), self._ready_index()
         if owner is None or index is None:
             raise StoreError(f"There is no index to ask at the moment ({self.index_state}).")
         try:

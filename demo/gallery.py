@@ -1,180 +1,151 @@
 """The gallery: stories the bundled models answered, with their results computed beforehand.
 
-``python -m demo.gallery`` writes ``demo/gallery/items.jsonl`` and ``demo/gallery/results/``. Pages
-open on these without torch; run it again after retraining, or when an analysis's version changes.
+``python -m demo.gallery`` writes ``demo/gallery/items.jsonl`` and ``demo/gallery/results/``
+(``engine.gallery`` says what is in them). Pages open on these without torch; run it again after
+retraining, or when an analysis's version changes. Everything is chosen by rules, so another model
+gives another gallery; if nothing fits, it says what to raise. ``--home FOLDER`` keeps the work
+between runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from demo.stories import Problem, gallery_problems
-from demo.verify import Verdict, verify
-from engine import Request, Text, Trace, encode, group_from_samples, run
-from engine.records import TRACE_SCHEMA
+from demo.curiosities import CURIOSITIES
+from demo.examples import choose, groups
+from demo.packing import pack
+from demo.stories import problems
+from engine import Group, Request, Text, Trace, encode, run
+from engine.answers import response_text
+from engine.critical.value import value_request
+from engine.gallery import Culprit
 from engine.workspace import GALLERY, Workspace
 
-SAMPLES = 16
-PROBLEMS = 40
-WANTED = ("statistics",)
-"""Analyses whose default results every item carries."""
+LONG = 1_500
+"""Tokens of the long text, at least."""
+
+VALUED = ("solved", "solved-multidigit")
+"""Right stories whose value curve is computed, too."""
+
+LEAST = {"trace": 12, "wrong": 4}
+"""Items a gallery must have."""
 
 
-@dataclass(frozen=True)
-class Pick:
-    """One kind of example: the first sample that fits becomes the item."""
+def main() -> None:
+    """Make the gallery anew."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--home", type=Path, help="folder that keeps the work between runs")
+    given = parser.parse_args().home
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "gallery"
+        with Workspace(given or temporary, role="client") as workspace:
+            items = _items(workspace)
+            _write(items, made, workspace)
+        shutil.rmtree(GALLERY, ignore_errors=True)
+        shutil.copytree(made, GALLERY)
+    size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
+    _tell(f"{len(items)} items, {size / 1024:.0f} KiB, {time.process_time():.0f} CPU seconds")
 
-    name: str
-    model: str
-    title: str
-    description: str
-    fits: Callable[[Verdict], bool]
+
+def _items(workspace: Workspace) -> list[dict[str, Any]]:
+    used: set[str] = set()
+    items = []
+    for item in choose(workspace, used, _tell):
+        items.append(item)
+        if item["name"] == "solved":
+            items.append(_recut(workspace, item))
+    wrong = sum(item.get("culprit") is not None for item in items)
+    if wrong < LEAST["wrong"]:
+        raise SystemExit(f"Only {wrong} wrong stories fit: raise STORIES or SAMPLES.")
+    items += groups(workspace, used)
+    items.append(_long(workspace))
+    for each in CURIOSITIES:
+        trace = encode(each.text, each.model, workspace)
+        items.append(_item(each.name, each.title, each.description, each.model, trace))
+    if sum("trace" in item for item in items) < LEAST["trace"]:
+        raise SystemExit("Too few traces fit: raise STORIES or SAMPLES.")
+    return items
 
 
-def _kinds(verdict: Verdict) -> tuple[str, ...]:
-    return tuple(error.kind for error in verdict.step_errors)
-
-
-PICKS = (
-    Pick(
-        "solved",
-        "demo",
-        "{name}: solved",
-        "A story of four steps, solved. Where was the model in doubt, and where certain?",
-        lambda v: v.correct and not v.step_errors,
-    ),
-    Pick(
-        "wrong-sum",
-        "demo",
-        "{name}: one wrong digit",
-        "Every step is the right one, but one result is miscalculated. Look for the surprise.",
-        lambda v: not v.correct and _kinds(v) == ("arithmetic",),
-    ),
-    Pick(
-        "wrong-operand",
-        "demo",
-        "{name}: a wrong number",
-        "One step calculates with a number that does not belong there.",
-        lambda v: not v.correct and _kinds(v) == ("operands",),
-    ),
-    Pick(
-        "wrong-operation",
-        "demo",
-        "{name}: a wrong operation",
-        "One step does something the story does not ask for.",
-        lambda v: not v.correct and _kinds(v) == ("operation",),
-    ),
-    Pick(
-        "solved-multidigit",
-        "demo-multidigit",
-        "{name}: solved, whole numbers as tokens",
-        "The sibling model that reads and writes numbers in one piece.",
-        lambda v: v.correct and not v.step_errors,
-    ),
-    Pick(
-        "wrong-multidigit",
-        "demo-multidigit",
-        "{name}: wrong, whole numbers as tokens",
-        "With numbers in one piece the mistakes are of another kind.",
-        lambda v: not v.correct and len(v.step_errors) == 1,
-    ),
-)
-
-CURIOSITIES = (
-    (
-        "unicode",
-        "Naïve café 🤗",
-        "Text the model never saw: accents and an emoji fall apart into bytes.",
-        Text(
-            prompt="Question: Zoë\u00a0has 3 cafés ☕ and\ta 🤗. How many?\n", response="3\u200b?"
+def _recut(workspace: Workspace, solved: dict[str, Any]) -> dict[str, Any]:
+    """The same words in the tokens of the other model."""
+    trace, model = solved["trace"], "demo-multidigit"
+    text = Text(prompt=trace.prompt_text, response=response_text(trace))
+    return {
+        **_item(
+            "solved-recut",
+            f"{solved['title']}, cut otherwise",
+            "The very same words as the story before it, but numbers are in one piece.",
+            model,
+            encode(text, model, workspace),
         ),
-    ),
-)
+        "expected": solved["expected"],
+    }
 
 
-def _answers(workspace: Workspace, problem: Problem, model: str) -> Iterator[tuple[Trace, Verdict]]:
-    request = Request("generate", Text(prompt=problem.prompt), model, {"n": SAMPLES, "seed": 0})
-    result = run(request, workspace=workspace)[0]
-    texts = result.table("samples")["text"].to_pylist()
-    for trace, said in zip(group_from_samples(result).rollouts, texts, strict=True):
-        yield trace, verify(problem, said)
+def _long(workspace: Workspace) -> dict[str, Any]:
+    stream = problems("gallery:long", "test", 2)
+    first = next(stream)
+    told = first.response
+    while True:
+        trace = encode(Text(prompt=first.prompt, response=told), "demo", workspace)
+        if len(trace) >= LONG:
+            return _item(
+                "long",
+                "Many stories in a row",
+                "Far longer than anything the model learned from: watch its surprise grow.",
+                "demo",
+                trace,
+            )
+        told += f"\n{next(stream).text}"
 
 
-def _name(problem: Problem) -> str:
-    words = problem.question.split(".")[0].split()
-    return " ".join(words[:6]).rstrip(",") + (" …" if len(words) > 6 else "")
-
-
-def _find(workspace: Workspace, pick: Pick, used: set[str]) -> dict[str, object]:
-    for problem in gallery_problems(PROBLEMS):
-        if problem.prompt in used:
-            continue
-        for trace, verdict in _answers(workspace, problem, pick.model):
-            ended = trace.sampling is not None and trace.sampling.finish == "stop"
-            if pick.fits(verdict) and ended:
-                used.add(problem.prompt)
-                return _item(
-                    pick.name,
-                    pick.title.format(name=_name(problem)),
-                    pick.description,
-                    pick.model,
-                    trace,
-                    str(problem.answer),
-                )
-    raise SystemExit(f"no sample fits {pick.name!r}: raise PROBLEMS or SAMPLES")
-
-
-def _item(
-    name: str, title: str, description: str, model: str, trace: Trace, expected: str | None
-) -> dict[str, object]:
+def _item(name: str, title: str, description: str, model: str, trace: Trace) -> dict[str, Any]:
     return {
         "name": name,
         "title": title,
         "description": description,
         "model": model,
-        "expected": expected,
         "trace": trace.evolve(title=title),
     }
 
 
-def main() -> None:
-    """Make the gallery anew."""
-    with tempfile.TemporaryDirectory() as folder, Workspace(folder, role="client") as workspace:
-        used: set[str] = set()
-        items = [_find(workspace, pick, used) for pick in PICKS]
-        for name, title, description, text in CURIOSITIES:
-            made = encode(text, "demo", workspace)
-            items.append(_item(name, title, description, "demo", made, None))
-        results = GALLERY / "results"
-        shutil.rmtree(GALLERY, ignore_errors=True)
-        results.mkdir(parents=True)
-        with (GALLERY / "items.jsonl").open("wb") as file:
-            for item in items:
-                trace = item["trace"]
-                assert isinstance(trace, Trace)
-                for analysis in WANTED:
-                    request = Request(analysis, trace, str(item["model"]))
-                    key = run(request, workspace=workspace)[0].key
-                    _copy(Path(folder), results, key)
-                record = {**item, "trace": trace.model_dump(mode="json")}
-                file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-                print(f"{item['name']}: {len(trace)} tokens, {item['title']}")
-    size = sum(f.stat().st_size for f in GALLERY.rglob("*") if f.is_file())
-    print(f"{len(items)} items ({TRACE_SCHEMA}), {size / 1024:.0f} KiB")
+def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> None:
+    """Write items and results, each result as small as it gets."""
+    (folder / "results").mkdir(parents=True)
+    for item in items:
+        model, group = item["model"], item.get("group")
+        trace = item["trace"] if group is None else group.rollouts[item["shown"]]
+        subjects = [trace, *(s for s in (group, item.get("branch")) if s is not None)]
+        requests = [Request("statistics", subject, model) for subject in subjects]
+        if item.get("culprit") is not None or item["name"] in VALUED:
+            requests.append(value_request(trace, model, item["expected"]))
+        for result in run(*requests, workspace=workspace):
+            pack(workspace, result.key, folder / "results")
+        rollouts = (trace,) if group is None else group.rollouts
+        _tell(f"{item['name']}: {item['title']}, {sum(map(len, rollouts)):,} tokens")
+        record = {"kind": "trace" if group is None else "group", **item}
+        with (folder / "items.jsonl").open("ab") as file:
+            plain = {key: _plain(value) for key, value in record.items()}
+            file.write(orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def _copy(home: Path, results: Path, key: str) -> None:
-    """Move a result file of a store to the gallery, under the same name."""
-    source = home / "results" / key[:2] / f"{key}.zip"
-    target = results / key[:2] / f"{key}.zip"
-    target.parent.mkdir(exist_ok=True)
-    shutil.copyfile(source, target)
+def _plain(value: Any) -> Any:
+    if isinstance(value, Trace | Group):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    return asdict(value) if isinstance(value, Culprit) else value
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

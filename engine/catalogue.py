@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,66 +17,13 @@ from engine import checkpoint, hub
 from engine.checkpoint import Memo
 from engine.errors import UserError
 from engine.modelref import HUB_ID, ModelRef, shown
+from engine.profile import BUNDLED as BUNDLED
+from engine.profile import Profile as Profile
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
 
-BUNDLED: dict[str, str] = {
-    "demo": "Solves short word problems, one token per digit",
-    "demo-positive": "demo, tuned further on its own right solutions",
-    "demo-negative": "demo, tuned further on its own wrong solutions",
-    "demo-multidigit": "Solves short word problems, numbers are multi-digit tokens",
-    "demo-multidigit-positive": "demo-multidigit, tuned further on its own right solutions",
-    "demo-multidigit-negative": "demo-multidigit, tuned further on its own wrong solutions",
-}
-"""Names and one-line descriptions of the models that come with TokenScope."""
-
 SMALL = 50_000_000
 """Below this many parameters ``auto`` means the CPU."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What this installation allows.
-
-    Attributes:
-        name: ``local`` (one's own machine) or ``hosted`` (open to strangers).
-        allowed: The only references allowed, written as ``str(ModelRef)`` does; None allows all.
-        max_parameters: Larger models are refused.
-        allow_folders: Whether folders may be named.
-        allow_hub: Whether any hub id may be named; those in ``allowed`` always may.
-    """
-
-    name: Literal["local", "hosted"] = "local"
-    allowed: tuple[str, ...] | None = None
-    max_parameters: int = 4_000_000_000
-    allow_folders: bool = True
-    allow_hub: bool = True
-
-    @classmethod
-    def from_env(cls) -> Profile:
-        """Read TOKENSCOPE_PROFILE, TOKENSCOPE_MAX_PARAMETERS and TOKENSCOPE_MODELS.
-
-        TOKENSCOPE_MODELS lists, separated by commas, what the hosted profile allows beside the
-        bundled models; hub ids with their commit (``org/name@sha``).
-
-        Raises:
-            UserError: A variable has a value that means nothing.
-        """
-        name = os.environ.get("TOKENSCOPE_PROFILE", "local") or "local"
-        cap = os.environ.get("TOKENSCOPE_MAX_PARAMETERS", "") or "4e9"
-        try:
-            parameters = int(float(cap))
-        except (ValueError, OverflowError) as error:
-            raise UserError(
-                f"TOKENSCOPE_MAX_PARAMETERS is {shown(cap)}: set it to a number such as 4e9."
-            ) from error
-        if name == "local":
-            return cls(max_parameters=parameters)
-        if name != "hosted":
-            raise UserError(f"TOKENSCOPE_PROFILE is {shown(name)}: set it to local or hosted.")
-        extra = os.environ.get("TOKENSCOPE_MODELS", "").split(",")
-        listed = tuple(str(ModelRef.parse(item)) for item in extra if item.strip())
-        return cls("hosted", (*BUNDLED, *listed), parameters, False, False)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def describe(declared: Any) -> dict[str, Any]:
         "version": declared.version,
         "title": declared.title,
         "doc": declared.doc,
-        "subject": declared.subject.__name__,
+        "subject": " | ".join(subject.__name__ for subject in declared.subjects),
         "models": list(declared.models),
         "params": declared.params.model_json_schema()["properties"]
         if declared.params.model_fields

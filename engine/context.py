@@ -13,6 +13,7 @@ from engine.tokenization import Tokenizer, show
 
 if TYPE_CHECKING:
     import torch
+    from tokenkernel import TokenStats
 
     from engine.generation import Continuation, Sampler
     from engine.models import LoadedModel
@@ -75,6 +76,20 @@ class Context:
         else:
             logits = model.full_logits(self.subject.ids)[start:end]
         return logits[:, : model.real_vocab]
+
+    def token_stats(
+        self, start: int, end: int, target: torch.Tensor, k: int = 0, role: str = "model"
+    ) -> TokenStats:
+        """Statistics of the predictions made at positions ``start`` to ``end`` − 1.
+
+        One sweep over the kept hidden states; ``target`` are the ids of the tokens after them.
+        """
+        model = self.models[role]
+        if model.head_route:
+            return model.token_stats(self.hidden(role)[start:end], target, k)
+        from tokenkernel import token_stats
+
+        return token_stats(self.logits(start, end, role), target, k)
 
     def attention(self, role: str = "model", **choices: Any) -> torch.Tensor:
         """Attention aggregated over layers and heads, [T, T]; see ``LoadedModel.attention``."""

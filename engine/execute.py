@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import tokenkernel
 
 from cache import Stored, StoreError
 from engine import keys
@@ -78,20 +79,23 @@ def execute(plan: Plan, workspace: Workspace) -> Generator[Progress, None, Resul
         resume = dict(earlier.tables) if earlier is not None else None
         steps = _single(plan, workspace, resume)
     state: _State | None = None
-    status = "complete"
+    status, reason = "complete", ""
     try:
         for step in steps:
             if isinstance(step, Progress):
                 yield step
             else:
                 state = step
-    except Cancelled:
+    except Cancelled as stop:
         steps.close()
         if state is None:
             raise
-        status = "partial"
+        status, reason = "partial", str(stop)
     assert state is not None, f"{plan.analysis.name} yielded no tables"
     tables, notes = state()
+    if reason:
+        row = {"table": next(iter(tables), None), "reason": reason}
+        notes = pa.concat_tables([pa.Table.from_pylist([row], schema=NOTES), notes])
     provenance = _provenance(plan, status, time.perf_counter() - started)
     meta = {
         "analysis": plan.analysis.name,
@@ -209,6 +213,7 @@ def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
         },
         "params": plan.document["params"],
         "code_version": __version__,
+        "kernel": tokenkernel.isa(),
         "libraries": {name: _version(name) for name in loaded},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 6),

@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 from pydantic import Field
 
+from engine.caps import DRAWS, NEW_TOKENS
 from engine.context import Context
 from engine.encode import with_spans
 from engine.errors import UserError
@@ -25,14 +26,23 @@ if TYPE_CHECKING:
 class GenerateParams(Params):
     """Settings of ``generate``."""
 
-    n: int = Field(1, ge=1, le=4096, title="Samples", description="How many continuations.")
+    n: int = Field(
+        1,
+        ge=1,
+        le=4096,
+        title="Samples",
+        description="How many continuations.",
+        json_schema_extra=DRAWS,
+    )
     temperature: float = Field(
         1.0, ge=0, le=100, title="Temperature", description="0 takes the most probable token."
     )
     top_k: int | None = Field(None, ge=1, title="Top-k")
     top_p: float | None = Field(None, gt=0, le=1, title="Top-p")
     min_p: float | None = Field(None, ge=0, le=1, title="Min-p")
-    max_new_tokens: int = Field(256, ge=1, le=32_768, title="At most tokens")
+    max_new_tokens: int = Field(
+        256, ge=1, le=32_768, title="At most tokens", json_schema_extra=NEW_TOKENS
+    )
     seed: int = Field(0, ge=0, lt=2**63, title="Seed")
 
 

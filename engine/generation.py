@@ -195,14 +195,31 @@ def _draw(
     if sampler.temperature == 0:
         chosen = plain.argmax(-1, keepdim=True)
     else:
-        if sampler.temperature == 1:
-            probabilities = plain.exp()
-        else:
-            probabilities = torch.softmax(plain / sampler.temperature, dim=-1)
-        if sampler.filters:
-            probabilities = probabilities * kept(probabilities, sampler)
-        chosen = inverse(probabilities, torch.as_tensor(draws, device=logits.device))
+        chosen = inverse(weights(plain, sampler), torch.as_tensor(draws, device=logits.device))
     return chosen[:, 0].tolist(), plain.gather(1, chosen)[:, 0].tolist()
+
+
+def weights(plain: Tensor, sampler: Sampler) -> Tensor:
+    """Return what ids are drawn by, [n, V] float64: temperature, then the filters.
+
+    Args:
+        plain: [n, V] log-probabilities of the model, float64.
+        sampler: Temperature and filters.
+
+    Returns:
+        Probabilities of the ids that are left, 0 for the others; not renormalised.
+    """
+    import torch
+
+    if sampler.temperature == 0:
+        return torch.zeros_like(plain).scatter(-1, plain.argmax(-1, keepdim=True), 1.0)
+    if sampler.temperature == 1:
+        probabilities = plain.exp()
+    else:
+        probabilities = torch.softmax(plain / sampler.temperature, dim=-1)
+    if sampler.filters:
+        probabilities = probabilities * kept(probabilities, sampler)
+    return probabilities
 
 
 def inverse(probabilities: Tensor, draws: Tensor) -> Tensor:

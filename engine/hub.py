@@ -22,7 +22,8 @@ def offline() -> bool:
     return any(os.environ.get(flag, "").upper() in {"1", "ON", "YES", "TRUE"} for flag in flags)
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """The folder of the local cache."""
     from huggingface_hub import constants
 
     return Path(os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE)
@@ -31,7 +32,7 @@ def _cache() -> Path:
 def cached() -> list[str]:
     """Return the ids of the models in the local cache that have a config, in order of name."""
     try:
-        folders = sorted(_cache().glob("models--*"))
+        folders = sorted(cache().glob("models--*"))
     except OSError:
         return []
     found = []
@@ -48,7 +49,7 @@ def _in_cache(repository: str, revision: str | None) -> Path | None:
 
     try:
         folder = snapshot_download(
-            repository, revision=revision, local_files_only=True, cache_dir=_cache()
+            repository, revision=revision, local_files_only=True, cache_dir=cache()
         )
     except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
         return None
@@ -123,7 +124,7 @@ def _fetch(repository: str, revision: str | None, max_parameters: int) -> Path:
     wanted = [n for n in files if n.endswith(".json") or n in _EXTRA_FILES] + weights
     try:
         folder = snapshot_download(
-            repository, revision=info.sha, allow_patterns=wanted, cache_dir=_cache()
+            repository, revision=info.sha, allow_patterns=wanted, cache_dir=cache()
         )
     except Exception as error:
         raise UserError(

@@ -1,38 +1,65 @@
-"""Jobs: generators advanced by one worker thread, one computation per key.
+"""Jobs: generators that are advanced step by step, each with everybody who waits for it.
 
-The worker switches between jobs at their yields and cancels only there, so never inside a hook or
-a gradient context. Whoever asks for a key that is already being computed waits for that job; a
-waiter who leaves does not cancel the others.
+They are cancelled only at their yields, so never inside a hook or a gradient context. A waiter who
+leaves does not cancel the others. ``engine.runner`` advances them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import replace
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from engine.errors import Cancelled
+from engine.errors import Cancelled, UserError
 from engine.schema import Progress
+
+if TYPE_CHECKING:
+    from engine.runner import Runner
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, T]
+Clock = Callable[[], float]
+
+
+class Overdue(Cancelled):
+    """A job ran longer than jobs may; what it has yielded is kept."""
+
+
+class Replaced(Cancelled):
+    """A visitor's later request took the place of this one before it was begun."""
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One asker of a job: a visitor, or a program (None)."""
+
+    who: str | None
+    replaced: bool = False
 
 
 class Job(Generic[T]):
     """One computation and everybody who waits for it."""
 
-    def __init__(self, key: str, start: Callable[[], Steps[T]]) -> None:
+    def __init__(
+        self,
+        key: str,
+        start: Callable[[], Steps[T]],
+        seconds: float | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
         self.key = key
         self.progress: Progress | None = None
+        self.asks: list[Ask] = []
         self._start = start
+        self._seconds = seconds
+        self._clock = clock
         self._steps: Steps[T] | None = None
         self._started = 0.0
         self._done = threading.Event()
-        self._cancelled = threading.Event()
-        self._waiters = 0
+        self._stop: Callable[[], Cancelled] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
 
@@ -47,6 +74,11 @@ class Job(Generic[T]):
         job._value = value
         job._done.set()
         return job
+
+    @property
+    def who(self) -> list[str | None]:
+        """Who waits for it."""
+        return [ask.who for ask in self.asks]
 
     @property
     def done(self) -> bool:
@@ -64,20 +96,42 @@ class Job(Generic[T]):
         assert self.done, "the job is still running"
         return self._value  # type: ignore[return-value]
 
+    def _cancel(self) -> None:
+        self._stop = self._stop or Cancelled
+
+    def _watch(self) -> None:
+        """Cancel a job that has run long enough."""
+        if self._seconds is None or self._stop is not None or self._steps is None:
+            return
+        if self._clock() - self._started >= self._seconds:
+            self._stop = partial(
+                Overdue,
+                f"Stopped after {self._seconds:g} seconds, the most a computation may take here: "
+                "the rest has no values.",
+            )
+
+    def _abandon(self) -> None:
+        """End a job that was never begun."""
+        self._cancel()
+        self._error = Cancelled()
+        self._done.set()
+
     def _advance(self) -> bool:
         """Run to the next yield; True when the job has ended."""
         try:
             if self._steps is None:
-                if self._cancelled.is_set():
-                    raise Cancelled
-                self._started = time.monotonic()
+                if self._stop is not None:
+                    raise self._stop()
+                self._started = self._clock()
                 self._steps = self._start()
-            if self._cancelled.is_set():
-                step = self._steps.throw(Cancelled())
-            else:
-                step = next(self._steps)
+            step = next(self._steps) if self._stop is None else self._steps.throw(self._stop())
         except StopIteration as stop:
             self._value = stop.value
+        except Overdue:
+            self._error = UserError(
+                f"This takes longer than the {self._seconds:g} seconds a computation may take "
+                "here: shorten the text, or ask for less."
+            )
         except BaseException as error:
             self._error = error
         else:
@@ -89,16 +143,17 @@ class Job(Generic[T]):
     def _with_eta(self, step: Progress) -> Progress:
         if step.eta is not None or not step.fraction:
             return step
-        spent = time.monotonic() - self._started
+        spent = self._clock() - self._started
         return replace(step, eta=spent * (1 - step.fraction) / step.fraction)
 
 
 class Handle(Generic[T]):
     """One asker's view of a job."""
 
-    def __init__(self, job: Job[T], runner: Runner) -> None:
+    def __init__(self, job: Job[T], runner: Runner, ask: Ask) -> None:
         self._job = job
         self._runner = runner
+        self._ask = ask
         self._dropped = False
         self._left = False
 
@@ -110,23 +165,31 @@ class Handle(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether ``result`` answers at once."""
-        return self._job.done or self._left
+        return self._job.done or self._left or self._ask.replaced
 
     @property
     def progress(self) -> Progress | None:
         """The last thing the job said."""
         return self._job.progress
 
+    @property
+    def ahead(self) -> int | None:
+        """Computations of others that come first; None when it does not wait in line.
+
+        0 for one that is next, or that follows another one of the same visitor.
+        """
+        return self._runner.ahead(self._job, self._ask)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; False when ``timeout`` seconds passed first."""
-        return self._left or self._job.wait(timeout)
+        return self._left or self._ask.replaced or self._job.wait(timeout)
 
     def leave(self) -> None:
         """Stop waiting; the job is cancelled when nobody else waits for it."""
         if not self._dropped and not self._job.done:
             self._dropped = True
             # The last one out still sees what the cancelled job leaves behind.
-            self._left = not self._runner.drop(self._job)
+            self._left = not self._runner.drop(self._job, self._ask)
 
     cancel = leave
 
@@ -135,125 +198,17 @@ class Handle(Generic[T]):
 
         Raises:
             Cancelled: when the job was cancelled without a partial result, or this asker left.
+            Replaced: when a later request of the same visitor took its place in the line.
+            UserError: when it took longer than a computation may, and had nothing to show.
             TimeoutError: after ``timeout`` seconds.
         """
+        if self._ask.replaced:
+            raise Replaced(
+                "A later request of yours took this one's place in the line: "
+                "ask again when that one is done."
+            )
         if self._left and not self._job.done:
             raise Cancelled
         if not self._job.wait(timeout):
             raise TimeoutError(f"no result after {timeout} s")
         return self._job.value()
-
-
-class Runner:
-    """The worker thread and its jobs."""
-
-    def __init__(self, name: str = "tokenscope-jobs") -> None:
-        self._name = name
-        self._lock = threading.Condition()
-        self._queue: deque[Job[object]] = deque()
-        self._jobs: dict[str, Job[object]] = {}
-        self._stack: list[Job[object]] = []
-        self._thread: threading.Thread | None = None
-        self._closing = False
-
-    def submit(self, key: str, start: Callable[[], Steps[T]]) -> Handle[T]:
-        """Join the job of ``key``, or start one."""
-        with self._lock:
-            if self._closing:
-                raise RuntimeError("the workspace is closed")
-            job = self._join(key, start)
-            self._lock.notify_all()
-            return Handle(job, self)
-
-    def finished(self, key: str, value: T) -> Handle[T]:
-        """A handle to something that is there already."""
-        return Handle(Job.ended(key, value), self)
-
-    def _join(self, key: str, start: Callable[[], Steps[T]]) -> Job[T]:
-        job = self._jobs.get(key)
-        if job is None or job.done or (job._cancelled.is_set() and not job._waiters):
-            job = Job(key, start)
-            self._jobs[key] = job
-            self._queue.append(job)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
-        job._waiters += 1
-        return job  # type: ignore[return-value]
-
-    def drop(self, job: Job[T]) -> bool:
-        """One waiter leaves; True when that was the last one and the job is cancelled."""
-        with self._lock:
-            job._waiters -= 1
-            if job._waiters <= 0:
-                job._cancelled.set()
-                return True
-            return False
-
-    @property
-    def inside(self) -> bool:
-        """Whether the caller is a job of this runner (then nested runs execute inline)."""
-        return threading.current_thread() is self._thread
-
-    def inline(self, key: str, start: Callable[[], Steps[T]]) -> T:
-        """Compute ``key`` now, inside the running job; joins a suspended job of the same key.
-
-        Raises:
-            Cancelled: when the job around it was cancelled.
-        """
-        assert self.inside
-        with self._lock:
-            known = self._jobs.get(key)
-            if known is not None and known in self._stack:
-                raise RuntimeError(f"the computation {key} asks for itself")
-            job: Job[T] = self._join(key, start)
-            if job in self._queue:
-                self._queue.remove(job)  # type: ignore[arg-type]
-        outer = self._stack[0]
-        self._stack.append(job)  # type: ignore[arg-type]
-        try:
-            while not job._advance():
-                outer.progress = job.progress
-                if outer._cancelled.is_set():
-                    self.drop(job)
-                    if job._waiters > 0:  # somebody else wants it: hand it back
-                        with self._lock:
-                            self._queue.append(job)  # type: ignore[arg-type]
-                        raise Cancelled
-        finally:
-            self._stack.pop()
-            self._forget(job)
-        return job.value()
-
-    def close(self, timeout: float = 10.0) -> None:
-        """Cancel everything at the next yield and end the thread."""
-        with self._lock:
-            self._closing = True
-            for job in self._jobs.values():
-                job._cancelled.set()
-            self._lock.notify_all()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-
-    def _forget(self, job: Job[T]) -> None:
-        with self._lock:
-            if job.done and self._jobs.get(job.key) is job:
-                del self._jobs[job.key]
-
-    def _work(self) -> None:
-        while True:
-            with self._lock:
-                while not self._queue and not self._closing:
-                    self._lock.wait()
-                if not self._queue:
-                    return
-                job = self._queue.popleft()
-            self._stack[:] = [job]
-            ended = job._advance()
-            self._stack.clear()
-            if ended:
-                self._forget(job)
-            else:
-                with self._lock:
-                    self._queue.append(job)

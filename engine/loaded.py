@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from tokenkernel import TokenStats, stats_from_hidden, token_stats
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -180,6 +181,43 @@ class LoadedModel:
             )
         head_dtype = self.head_weight.dtype
         return apply_steps(self._head(hidden.to(head_dtype)), self.head_steps).float()
+
+    def token_stats(self, hidden: Tensor, target: Tensor, k: int) -> TokenStats:
+        """Next-token statistics of hidden states [n, D], over the tokenizer's ids.
+
+        The logits are never held together. With half-precision weights they are summed in float32,
+        which the model itself rounds.
+
+        Raises:
+            UserError: This model's logits cannot be had from hidden states.
+        """
+        plain = self._plain_head()
+        if plain is None:
+            return token_stats(self.logits(hidden)[:, : self.real_vocab], target, k)
+        bias = getattr(self._head, "bias", None)
+        return stats_from_hidden(
+            hidden.to(self.head_weight.dtype),
+            self.head_weight[: self.real_vocab],
+            target,
+            k,
+            bias=bias if bias is None else bias[: self.real_vocab],
+            scale=plain[0],
+            softcap=plain[1],
+        )
+
+    def _plain_head(self) -> tuple[float, float] | None:
+        """Scale and soft-cap of the head, None where it does something else."""
+        if not (self.head_route and isinstance(self._head, nn.Linear)):
+            return None
+        scale, softcap = 1.0, 0.0
+        for step in self.head_steps:
+            if softcap:
+                return None
+            if step.kind == "soft-cap":
+                softcap = step.value
+            else:
+                scale *= step.value if step.kind == "multiply" else 1 / step.value
+        return scale, softcap
 
     def full_logits(self, ids: Sequence[int]) -> Tensor:
         """Return the model's own logits [T, V] in float32, for models without a head route.

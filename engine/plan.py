@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import catalogue, keys
+from engine.caps import check_cost, check_place
 from engine.encode import encode_text
 from engine.errors import UserError
 from engine.modelref import ModelRef
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
     from engine.workspace import Workspace
 
 
+class TextReader(NamedTuple):
+    """Who is to read a text, and how many tokens of it."""
+
+    name: str
+    context: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class PlannedModel:
     """A model that was found and named by its content, but not loaded."""
@@ -31,6 +39,13 @@ class PlannedModel:
     located: catalogue.Located
     fingerprint: str
     tokenizer: Tokenizer
+    max_tokens: int | None = None
+
+    @property
+    def reader(self) -> TextReader:
+        """Who reads a text: texts that nobody here would read are refused without being cut."""
+        limits = [n for n in (self.located.context, self.max_tokens) if n is not None]
+        return TextReader(self.located.name, min(limits, default=None))
 
     def identity(self) -> dict[str, Any]:
         """What of the model decides the numbers."""
@@ -69,14 +84,15 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
     params = declared.parse(request.params)
     if not declared.accepts(request.subject):
         raise UserError(
-            f"{declared.name} looks at a {declared.subject.__name__.lower()}, "
+            f"{declared.name} looks at a {declared.subjects[0].__name__.lower()}, "
             f"not at a {type(request.subject).__name__.lower()}."
         )
+    check_place(request.subject, workspace.profile, workspace.folders)
     models = _models(declared, request, workspace)
     subject = request.subject
-    if isinstance(subject, Text) and declared.subject is Trace:
+    if isinstance(subject, Text) and Text not in declared.subjects:
         first = next(iter(models.values()))
-        subject = encode_text(subject, first.tokenizer, reader=first.located)
+        subject = encode_text(subject, first.tokenizer, reader=first.reader)
     for trace in _traces(subject):
         for model in models.values():
             check_trace(trace, model)
@@ -87,15 +103,29 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
         models={role: model.identity() for role, model in models.items()},
         params=_params_document(params, workspace),
     )
-    return Plan(
+    plan = Plan(
         analysis=declared,
         subject=subject,
         models=models,
         params=params,
         document=document,
         key=keys.digest(document),
-        lifted=declared.subject is Trace and isinstance(subject, Group | Rollouts),
+        lifted=declared.lifts(subject),
     )
+    _check_cost(plan, workspace)
+    return plan
+
+
+def _check_cost(plan: Plan, workspace: Workspace) -> None:
+    """What is stored costs nothing; what a running job asks for was paid with that job."""
+    if workspace.runner.inside:
+        return
+    contexts = [m.located.context for m in plan.models.values() if m.located.context is not None]
+    try:
+        check_cost(plan.subject, plan.params, workspace.profile, min(contexts, default=None))
+    except UserError:
+        if not workspace.has(plan):
+            raise
 
 
 def check_trace(trace: Trace, model: PlannedModel) -> None:
@@ -117,7 +147,8 @@ def check_trace(trace: Trace, model: PlannedModel) -> None:
     context = model.located.context
     if context is not None and len(trace) > context:
         raise UserError(
-            f"The text has {len(trace):,} tokens; {name} reads at most {context:,}: shorten it."
+            f"The text has {len(trace):,} tokens; {name} reads at most "
+            f"{model.reader.context:,}: shorten it."
         )
     if trace.tokenizer is None and trace.ids and max(trace.ids) >= model.tokenizer.size:
         raise UserError(
@@ -145,6 +176,8 @@ def iter_rollouts(subject: Subject) -> list[tuple[str | None, Trace]] | Any:
 def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[str, PlannedModel]:
     given = request.models
     if not declared.models:
+        return {}
+    if given is None and declared.models_optional and not isinstance(request.subject, Text):
         return {}
     if given is None:
         raise UserError(f"{declared.name} needs a model: name one, for example demo.")

@@ -45,7 +45,7 @@ class Analysis:
 
     name: str
     version: int
-    subject: type[Any]
+    subject: type[Any] | tuple[type[Any], ...]
     models: tuple[str, ...]
     params: type[Params]
     tables: Mapping[str, Table]
@@ -54,14 +54,25 @@ class Analysis:
     cite: tuple[str, ...]
     caveats: tuple[str, ...]
     run: Run
+    models_optional: bool = False
+
+    @property
+    def subjects(self) -> tuple[type[Any], ...]:
+        """The types it looks at directly."""
+        return self.subject if isinstance(self.subject, tuple) else (self.subject,)
 
     def accepts(self, subject: Subject) -> bool:
         """Whether the subject fits, directly or by the lifting rules of ``engine.run``."""
-        if isinstance(subject, self.subject):
+        if isinstance(subject, self.subjects):
             return True
         if isinstance(subject, Text):
-            return self.subject is Trace and bool(self.models)
-        return self.subject is Trace and isinstance(subject, Group | Rollouts)
+            return Trace in self.subjects and bool(self.models)
+        return self.lifts(subject)
+
+    def lifts(self, subject: Subject) -> bool:
+        """Whether it looks at the traces of the subject one by one, not at all of them at once."""
+        many = isinstance(subject, Group | Rollouts) and not isinstance(subject, self.subjects)
+        return many and Trace in self.subjects
 
     def parse(self, params: Mapping[str, Any] | BaseModel | None) -> Params:
         """Validated params.
@@ -94,11 +105,12 @@ def analysis(
     name: str,
     *,
     version: int,
-    subject: type[Any],
+    subject: type[Any] | tuple[type[Any], ...],
     tables: Mapping[str, Table],
     title: str,
     params: type[Params] = Params,
     models: tuple[str, ...] = ("model",),
+    models_optional: bool = False,
     cite: tuple[str, ...] = (),
     caveats: tuple[str, ...] = (),
 ) -> Callable[[_R], _R]:
@@ -107,11 +119,13 @@ def analysis(
     Args:
         name: ``family.method``; the name in pages, command line, keys and exports.
         version: raised whenever the same request would give other numbers.
-        subject: ``Trace`` (lifted over groups and rollouts), ``Group``, ``TokenizerRef``, …
+        subject: ``Trace`` (lifted over groups and rollouts), ``Group``, ``TokenizerRef``, …;
+            several types for one that takes many traces as one population.
         tables: schemas by table name; the first is the main one.
         title: the question it answers, in plain words.
         params: a frozen pydantic class: page's form, command line's options, part of the key.
         models: roles of the models it needs; ``()`` for analyses of a tokenizer alone.
+        models_optional: whether it can do without them, from what a log brought along.
         cite: sources, paper and section.
         caveats: what a reader must know before believing the numbers.
     """
@@ -131,13 +145,21 @@ def analysis(
             cite=cite,
             caveats=caveats,
             run=function,
+            models_optional=models_optional,
         )
         return function
 
     return register
 
 
-_METHOD_MODULES = ("engine.statistics", "engine.generate")
+_METHOD_MODULES = (
+    "engine.statistics",
+    "engine.logged",
+    "engine.generate",
+    "engine.kept",
+    "engine.summary",
+    "engine.grouped",
+)
 _METHOD_PACKAGES = ("attribution", "flow", "critical", "reward", "tokenizer")
 
 

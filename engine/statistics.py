@@ -14,7 +14,7 @@ from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Trace
 
 CHUNK_BYTES = 64 * 1024 * 1024
-"""Float32 logits alive at once; rows per chunk follow from the vocabulary."""
+"""Of float32 logits: rows looked at between two yields follow from the vocabulary."""
 
 
 class StatisticsParams(Params):
@@ -82,6 +82,7 @@ ALTERNATIVES = Table(
     caveats=(
         "The first token has no prediction: its values are empty.",
         "Temperature 1, no top-k or top-p: what the model thought, not what a sampler kept.",
+        "With half-precision weights the logits are summed in float32; the model itself rounds them.",
         "Perplexity is exp of the mean surprisal in nats.",
     ),
 )
@@ -93,8 +94,7 @@ def statistics(ctx: Context) -> Iterator[Progress | Tables]:
     """
     # torch is imported on the first computation only, so that pages open without it.
     import torch
-
-    from engine.logit_stats import TokenStats, token_stats
+    from tokenkernel import TokenStats
 
     trace: Trace = ctx.subject
     k = ctx.params.top_k
@@ -106,16 +106,15 @@ def statistics(ctx: Context) -> Iterator[Progress | Tables]:
         rows = max(1, CHUNK_BYTES // (4 * model.real_vocab))
         for start in range(0, n - 1, rows):
             end = min(n - 1, start + rows)
-            logits = ctx.logits(start, end)
-            target = torch.tensor(trace.ids[start + 1 : end + 1], device=logits.device)
-            parts.append(token_stats(logits, target, k))
+            target = torch.tensor(trace.ids[start + 1 : end + 1], device=model.device)
+            parts.append(ctx.token_stats(start, end, target, k))
             if end < n - 1:
                 yield Progress(end / (n - 1), f"Read the logits of {end:,} of {n - 1:,} tokens")
     yield Tables(_tables(ctx, parts, k))
 
 
 def _tables(ctx: Context, parts: list, k: int) -> dict[str, pa.Table]:  # type: ignore[type-arg]
-    from engine.logit_stats import TokenStats
+    from tokenkernel import TokenStats
 
     if not parts:
         empty = ctx.per_token({name: [None] for name in TOKENS.columns})

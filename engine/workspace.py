@@ -6,7 +6,7 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import platformdirs
 
 from cache import Store, StoreError
-from engine import catalogue, keys
+from engine import catalogue, hub, keys
 from engine.errors import UserError
 from engine.execute import execute, from_store, result_of
-from engine.jobs import Handle, Runner
+from engine.jobs import Handle
+from engine.limits import Limiter, Visitor
 from engine.modelref import ModelRef
 from engine.plan import Plan, PlannedModel, make_plan
 from engine.result import Request, Result
+from engine.runner import Runner
+from engine.schema import Progress
 from engine.subjects import Group, Trace
 from engine.tokenization import Tokenizer
+from engine.turns import Turns
 
 if TYPE_CHECKING:
     from engine.generation import Continuation, Sampler
@@ -71,31 +75,58 @@ class Workspace:
         profile: catalogue.Profile | None = None,
     ) -> None:
         self.home = Path(home) if home is not None else default_home()
+        self.profile = allowed = profile or catalogue.Profile.from_env()
         try:
             self.store = Store(self.home, role=role, layers=(GALLERY / "results",))
         except StoreError as error:
             raise UserError(str(error)) from error
-        self.profile = profile or catalogue.Profile.from_env()
-        self.runner = Runner()
+        self.runner = Runner(
+            turns=Turns(allowed.running, allowed.queue, allowed.one_each),
+            seconds=allowed.deadline,
+        )
+        self._limiter = Limiter(allowed.visitor_rate, allowed.address_rate)
         self._pool: ModelPool | None = None
         self._pool_lock = threading.Lock()
 
     # -- requests ----------------------------------------------------------------------------
 
-    def submit(self, request: Request) -> Handle[Result]:
+    def submit(self, request: Request, visitor: Visitor | None = None) -> Handle[Result]:
         """Start a request, or find its result; does not wait.
 
         Raises:
             UserError: for anything the user can mend.
         """
-        return self.submit_plan(make_plan(request, self))
+        return self.submit_plan(make_plan(request, self), visitor)
 
-    def submit_plan(self, plan: Plan) -> Handle[Result]:
-        """Start a plan, or find its result: what is stored is done at once."""
+    def submit_plan(self, plan: Plan, visitor: Visitor | None = None) -> Handle[Result]:
+        """Start a plan, or find its result: what is stored is done at once.
+
+        Args:
+            plan: what is to be computed.
+            visitor: who asks, on a page; limits for visitors do not hold programs (None).
+
+        Raises:
+            UserError: when the visitor asks too often, or too much is waiting.
+        """
         found = from_store(plan, self)
         if found is not None:
             return self.runner.finished(plan.key, found)
-        return self.runner.submit(plan.key, lambda: execute(plan, self))
+        if visitor is None:
+            return self.runner.submit(plan.key, lambda: execute(plan, self))
+        return self.runner.submit(
+            plan.key,
+            lambda: execute(plan, self),
+            who=visitor.session,
+            admit=lambda: self._limiter.admit(visitor),
+        )
+
+    def has(self, plan: Plan) -> bool:
+        """Whether the complete result of a plan is stored."""
+        return from_store(plan, self) is not None
+
+    def folders(self) -> tuple[Path, ...]:
+        """Where files are TokenScope's own, whoever names them."""
+        return (self.home, catalogue.BUNDLED_FOLDER, hub.cache())
 
     def lookup(self, request: Request) -> Result | None:
         """The stored result of a request, or None; never computes, never imports torch."""
@@ -144,6 +175,7 @@ class Workspace:
             located=located,
             fingerprint=catalogue.fingerprint(located, _Memo(self.store)),
             tokenizer=Tokenizer.load(located.tokenizer_path),
+            max_tokens=self.profile.max_tokens,
         )
 
     def load(self, model: PlannedModel) -> LoadedModel:
@@ -157,6 +189,20 @@ class Workspace:
         loaded = pool.get(model.located, model.fingerprint)
         loaded.real_vocab = min(model.tokenizer.size, loaded.vocab_size)
         return loaded
+
+    def warm(self, ref: str | ModelRef) -> None:
+        """Begin to load a model on the worker; whoever asks next waits less.
+
+        Raises:
+            UserError: saying why the model is not available.
+        """
+        planned = self.plan_model(ref)
+
+        def work() -> Generator[Progress, None, None]:
+            yield Progress(None, f"Loading {planned.located.name}")
+            self.load(planned)
+
+        self.runner.submit(f"load {planned.fingerprint}", work)
 
     # -- samples -----------------------------------------------------------------------------
 

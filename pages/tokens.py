@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 
 import engine
-from engine import Result, Trace, UserError
+from engine import Request, Result, Trace, UserError
 from engine.errors import Cancelled
 from engine.render.details import details
 from engine.render.signals import Signal
-from engine.render.strip import most_striking, names, payload, plain_payload
-from engine.schema import PER_TOKEN
-from pages.widgets import state, subject
+from engine.render.strip import plain_payload
+from pages.widgets import places, state, subject
 from pages.widgets.about import about
 from pages.widgets.downloads import downloads, table_view
 from pages.widgets.notice import guarded, hint, problem
-from pages.widgets.selection import next_selection
+from pages.widgets.selection import Selection, choose, next_selection
+from pages.widgets.share import share
 from pages.widgets.strip import bus, token_details, token_strip
+from pages.widgets.tokenviews import CHANNEL, Shown, shown
+from pages.widgets.views import curve, follow, scatter
 from pages.widgets.waiting import waiting
 
-CHANNEL = "tokens"
 TABLE = [
     "position", "token", "token_id", "segment", "role", "surprisal", "logprob", "entropy",
     "varentropy", "rank", "margin", "max_prob", "sum_p2", "self_certainty", "ties",
@@ -32,9 +32,9 @@ TABLE = [
 @guarded
 def page() -> None:
     """The whole page, top to bottom."""
-    declared = engine.analyses()["statistics"]
     head = st.container(key="head")
-    head.title(declared.title, anchor=False)
+    title = head.empty()
+    title.title(engine.analyses()["statistics"].title, anchor=False)
     own = st.session_state.get("text") == state.OWN
     if own:
         subject.own_text_form()
@@ -43,10 +43,11 @@ def page() -> None:
     if trace is None:
         hint("Nothing to show yet: press Generate, or Read this text.", key="empty")
         return
-    result = _result(trace)
-    if result is None:
-        return
-    _view(result, trace, head, own)
+    request = state.first_request(trace, state.chosen_model())
+    title.title(engine.analyses()[request.analysis].title, anchor=False)
+    result = _result(request, trace)
+    if result is not None:
+        _view(request, shown(result, trace), head, own)
 
 
 def _answers() -> None:
@@ -64,10 +65,13 @@ def _answers() -> None:
             subject.answers()
 
 
-def _result(trace: Trace) -> Result | None:
-    model = state.chosen_model()
+def _result(request: Request, trace: Trace) -> Result | None:
     try:
-        found = state.answer("statistics", state.statistics_request(trace, model))
+        found = state.answer("statistics", request)
+    except UserError as error:
+        problem(error, key="statistics")
+        _plain(trace)
+        return None
     except Cancelled:
         with st.container(key="hint-statistics", horizontal=True, vertical_alignment="center"):
             st.text("Cancelled.")
@@ -75,37 +79,30 @@ def _result(trace: Trace) -> Result | None:
         return None
     if isinstance(found, state.Job):
         waiting(found, key="statistics", doing="Reading the text")
-        plain = plain_payload(trace.pieces, trace.segments, special=trace.special)
-        token_strip(plain, key="strip-plain")
+        _plain(trace)
         return None
     return found
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _payload(key: str, _tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """Built once per result, shared and never changed; ``key`` names it."""
-    columns = engine.analyses()["statistics"].tables["tokens"].columns
-    return payload(_tables, channel=CHANNEL, columns=columns)
+def _plain(trace: Trace) -> None:
+    """The text alone, while its numbers are computed or where there are none."""
+    plain = plain_payload(trace.pieces, trace.segments, special=trace.special)
+    token_strip(plain, key="strip-plain")
 
 
-@st.cache_resource(max_entries=16, show_spinner=False)
-def _names(key: str, _tables: dict[str, pa.Table]) -> list[str]:
-    return names(_tables)
-
-
-def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
-    data = _payload(f"{result.key}/{result.status}", dict(result.tables))
-    signals = [Signal(**s) for s in data["signals"]]
-    by_name = {s.name: s for s in signals}
+def _view(request: Request, view: Shown, head: Any, own: bool) -> None:
+    trace, signals = view.trace, view.signals
     lede = head.empty()
     with st.container(key="controls", horizontal=True, vertical_alignment="center"):
+        if st.session_state.get("statistic") not in signals:
+            st.session_state.pop("statistic", None)
         name = st.pills(
             "Statistic",
-            list(by_name),
+            list(signals),
             key="statistic",
-            default="surprisal",
+            default="surprisal" if "surprisal" in signals else next(iter(signals)),
             required=True,
-            format_func=lambda n: by_name[n].title,
+            format_func=lambda n: signals[n].title,
             label_visibility="collapsed",
             bind="query-params",
             persist_state="session",
@@ -118,10 +115,10 @@ def _view(result: Result, trace: Trace, head: Any, own: bool) -> None:
             st.button(
                 "Try your own text", key="own", type="tertiary", on_click=subject.use_own_text
             )
-    signal = by_name.get(name or "", signals[0])
+    signal = signals.get(name or "") or next(iter(signals.values()))
     with lede.container(key="lede"):
         st.text(_definition(signal))
-    _linked(result, trace, data, signal, prompt_too)
+    _linked(request, view, signal, prompt_too)
 
 
 def _definition(signal: Signal) -> str:
@@ -132,38 +129,47 @@ def _definition(signal: Signal) -> str:
 
 @st.fragment
 @guarded
-def _linked(
-    result: Result, trace: Trace, data: dict[str, Any], signal: Signal, prompt_too: bool
-) -> None:
-    """Strip and details; a click draws only these again."""
-    left, right = st.columns([2.35, 1], gap="medium")
+def _linked(request: Request, view: Shown, signal: Signal, prompt_too: bool) -> None:
+    """All views of the text; a choice in one draws only these again."""
+    left, right = st.container(key="linked").columns([2.35, 1], gap="medium")
     with left:
-        event, drawn = token_strip(data, key="strip")
-        for n, remark in enumerate(_remarks(result, trace)):
+        chosen = {}
+        chosen["strip"], drawn = token_strip(view.parts.strip, key="strip")
+        for n, remark in enumerate(_remarks(view.result, view.trace)):
             hint(remark, key=f"remark-{n}")
-        # The table's code is heavy: the first picture does not wait for it.
-        if drawn or state.recall("drawn"):
+        with st.container(key="pictures"):
+            chosen["curve"] = curve(view.curve(signal.name), key="curve")
+            # What is below the first picture does not delay it.
+            below = drawn or state.recall("drawn")
+            crowd = view.scatter() if below else None
+            if crowd is not None:
+                chosen["scatter"] = scatter(crowd, key="scatter")
+        selection = next_selection(
+            state.recall("selection"), view.text, len(view.trace), view.parts.start, chosen
+        )
+        state.remember("selection", selection)
+        if below:
             state.remember("drawn", True)
-            _below(result, trace, signal)
-    selection = next_selection(
-        state.recall("selection"),
-        data["signature"],
-        len(trace),
-        most_striking(result.tables["tokens"]),
-        {"strip": event},
-    )
-    state.remember("selection", selection)
-    shown = details(
-        result.tables,
-        selection.first,
-        selection.last,
-        [Signal(**s) for s in data["signals"]],
-        reasons=result.notes,
-    )
+            _below(request, view, signal, selection)
     with right, st.container(key="details-box"):
-        token_details(shown, key="details")
-    message = {"signal": signal.name, "prompt": prompt_too, **selection.message()}
-    bus(CHANNEL, message, key="bus")
+        _details(view, selection)
+    bus(CHANNEL, {"signal": signal.name, "prompt": prompt_too, **selection.message()}, key="bus")
+
+
+def _details(view: Shown, selection: Selection) -> None:
+    branches = any(place.name == "branches" for place in places.PLACES)
+    panel = details(
+        view.tables,
+        *selection.span,
+        list(view.signals.values()),
+        reasons=view.result.notes,
+        force=branches and view.trace.has_ids,
+    )
+    wish = token_details(panel, key="details")
+    if wish is not None and branches and 0 < wish[0] < len(view.trace):
+        state.request_branch(*wish)
+        places.go("branches")
+    places.questions("tokens")
 
 
 def _remarks(result: Result, trace: Trace) -> list[str]:
@@ -180,20 +186,31 @@ def _remarks(result: Result, trace: Trace) -> list[str]:
     return remarks
 
 
-def _below(result: Result, trace: Trace, signal: Signal) -> None:
-    declared = engine.analyses()["statistics"]
-    tables = declared.tables
+def _below(request: Request, view: Shown, signal: Signal, selection: Selection) -> None:
+    def pick(row: int) -> None:
+        before = state.recall("selection")
+        picked = choose(before, view.text, len(view.trace), row, source="table")
+        state.remember("selection", picked)
+
+    first, last = selection.span
+    shown_columns = [*TABLE, *(n for n in view.signals if n not in TABLE)]
     st.subheader("All numbers", anchor=False)
     table_view(
-        result.table("tokens"),
-        {**PER_TOKEN, **tables["tokens"].columns},
-        TABLE,
-        tokens=_names(f"{result.key}/{result.status}", dict(result.tables)),
+        view.parts.wide.tokens,
+        view.columns,
+        shown_columns,
+        tokens=view.parts.names,
+        key="table",
+        selected=first if first == last else None,
+        on_row=pick,
     )
+    follow(CHANNEL, view.text, "table", key="follow")
     with st.container(key="actions"):
-        downloads(result, "tokens", "Tokens", key="tokens")
-        downloads(result, "alternatives", "Top 20 alternatives", key="alternatives")
-    about(declared, signal, result)
+        share(request, view.trace)
+        downloads(view.result, "tokens", "Tokens", key="tokens")
+        if "alternatives" in view.result.tables:
+            downloads(view.result, "alternatives", "Top alternatives", key="alternatives")
+    about(engine.analyses()[view.result.analysis], signal, view.result)
 
 
 page()

@@ -25,6 +25,7 @@ def details(
     signals: Collection[Signal],
     *,
     reasons: pa.Table | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """What the panel at the right shows for one token, or for a stretch of them.
 
@@ -34,6 +35,7 @@ def details(
         last: last selected position.
         signals: the values to list, in order.
         reasons: the result's notes: why a value is missing.
+        force: offer to force an alternative; the component then reports ``position`` and ``id``.
     """
     first, last = min(first, last), max(first, last)
     if first < last:
@@ -45,9 +47,12 @@ def details(
     more = [_value(tokens, s, first) for s in signals if s.name not in MAIN]
     if row.get("ties"):
         more.append(_fact("ties", number(row["ties"]), "Other ids with exactly the same logit."))
-    more.append(_fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."))
+    if row["token_id"] is not None and row["token_id"] >= 0:
+        more.append(_fact("token id", f"{row['token_id']}", "Place in the model's vocabulary."))
     others = _alternatives(tables.get("alternatives"), first, row)
     return {
+        "position": first,
+        "force": force,
         "piece": markup(row["token_bytes"] or row["token"], special=row["special"]),
         "context": row["segment"] if row["segment"] == row["role"] else _speaker(row),
         "facts": [position, *main],
@@ -82,18 +87,31 @@ def _alternatives(
         return []
     here = alternatives.filter(pc.equal(alternatives["position"], at)).to_pylist()
     rows = [
-        _alternative(r["alternative_bytes"], r["alternative_rank"], r["logprob"], said)
+        _alternative(
+            r["alternative_bytes"], r["alternative_rank"], r["logprob"], said, r["alternative_id"]
+        )
         for r in here
-        for said in [r["alternative_id"] == row["token_id"]]
+        for said in [_said(r, row)]
     ]
     if rows and not any(r["said"] for r in rows) and row["logprob"] is not None:
         rows.append(_alternative(row["token_bytes"], row["rank"], row["logprob"], True))
     return rows
 
 
-def _alternative(token: bytes, rank: int, logprob: float, said: bool) -> dict[str, Any]:
+def _said(alternative: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether it is the token that was said: by id, by bytes where a log gave no ids."""
+    one, other = alternative["alternative_id"], row["token_id"]
+    if one is None or other is None or min(one, other) < 0:
+        return bool(alternative["alternative_bytes"] == row["token_bytes"])
+    return bool(one == other)
+
+
+def _alternative(
+    token: bytes, rank: int, logprob: float, said: bool, token_id: int | None = None
+) -> dict[str, Any]:
     share = math.exp(logprob)
     return {
+        "id": None if token_id is None or token_id < 0 else token_id,
         "piece": markup(token, special=True),
         "share": share,
         "chance": number(share),
@@ -129,6 +147,8 @@ def _stretch(tokens: pa.Table, first: int, last: int) -> dict[str, Any]:
     quoted = zip(pieces[:_QUOTE], marks[:_QUOTE], strict=True)
     quote = "".join(markup(p, special=s) for p, s in quoted)
     return {
+        "position": first,
+        "force": False,
         "piece": quote + ("…" if len(pieces) > _QUOTE else ""),
         "context": "a stretch of tokens; click one to see its alternatives",
         "facts": facts,

@@ -34,6 +34,7 @@ class Signal:
         high: value drawn in the strongest colour; may be the smaller one.
         labels: texts at both ends of the legend, or of every bucket.
         edges: upper edges of the buckets.
+        whole: counts and ranks: written without decimals.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Signal:
     high: float
     labels: tuple[str, ...]
     edges: tuple[float, ...] = ()
+    whole: bool = False
 
     def json(self) -> dict[str, Any]:
         """As the strip's JavaScript reads it."""
@@ -72,15 +74,20 @@ _LOOKS: dict[str, _Look] = {
     "max_prob": _Look("large", low=0, high=1),
     "sum_p2": _Look("large", low=0, high=1),
     "self_certainty": _Look("large"),
+    "value": _Look("large", low=0, high=1),
 }
+_SHARE = _Look(low=0, high=1)
 _PROBABILITY = "The chance the model gave to this token."
 
 
 def values_of(tokens: pa.Table, name: str) -> Values:
     """A column as float32, null as NaN; ``probability`` comes from ``logprob``."""
-    column = tokens["logprob" if name == "probability" else name]
-    values = column.combine_chunks().cast(pa.float32()).to_numpy(zero_copy_only=False)
-    return np.exp(values) if name == "probability" else values
+    derived = name == "probability" and name not in tokens.column_names
+    column = tokens["logprob" if derived else name].combine_chunks()
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    values = column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    return np.exp(values) if derived else values
 
 
 def signals_of(tokens: pa.Table, columns: Mapping[str, Any] | None = None) -> list[Signal]:
@@ -92,7 +99,11 @@ def signals_of(tokens: pa.Table, columns: Mapping[str, Any] | None = None) -> li
     """
     declared = columns or {}
     known = [n for n in _LOOKS if n in tokens.column_names or _derived(n, tokens)]
-    others = [n for n in declared if n in tokens.column_names and n not in (*known, *_QUIET)]
+    others = [
+        n
+        for n in declared
+        if n in tokens.column_names and n not in (*known, *_QUIET) and _numeric(tokens[n].type)
+    ]
     answered = pc.not_equal(tokens["segment"], "prompt").to_numpy()
     return [_signal(n, tokens, answered, declared.get(n)) for n in (*known, *others)]
 
@@ -108,31 +119,44 @@ def _derived(name: str, tokens: pa.Table) -> bool:
     return name == "probability" and "logprob" in tokens.column_names
 
 
+def _numeric(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
 def _signal(name: str, tokens: pa.Table, answered: npt.NDArray[np.bool_], column: Any) -> Signal:
     label = getattr(column, "label", "")
     title = label or name.replace("_", " ")
     unit = getattr(column, "unit", "")
     doc = _PROBABILITY if name == "probability" else getattr(column, "doc", "")
-    if unit == "probability":
+    is_share = unit == "probability"
+    if is_share:
         unit = ""
     values = values_of(tokens, name)
     if name == "rank":
         labels = ("1", "2–10", "11–100", "101–1,000", "over 1,000")
         edges = tuple(float(e) for e in RANK_EDGES)
-        return Signal(name, title, "", doc, "buckets", 1, 1000, labels, edges)
+        return Signal(name, title, "", doc, "buckets", 1, 1000, labels, edges, True)
+    kind = tokens["logprob" if name not in tokens.column_names else name].type
+    whole = bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+    if pa.types.is_boolean(kind):
+        return Signal(name, title, "", doc, "sequential", 0, 1, ("no", "yes"), (), whole)
     shown = values[answered] if answered.any() else values
     shown = shown[np.isfinite(shown)]
-    look = _LOOKS.get(name) or _Look("zero" if shown.size and shown.min() < 0 else "small")
+    look = _LOOKS.get(name) or (_SHARE if is_share else _Look())
+    signed = bool(np.nanmin(values, initial=0, where=np.isfinite(values)) < 0)
+    if look.low is None and look.ordinary == "small" and signed:
+        look = _Look("zero")
     if look.ordinary == "zero":
         top = _nice(float(np.abs(shown).max()) if shown.size else 1.0)
         ends = (f"−{_end(top)}", _end(top))
-        return Signal(name, title, unit, doc, "diverging", -top, top, ends)
+        return Signal(name, title, unit, doc, "diverging", -top, top, ends, (), whole)
     bottom, top = _range(look, shown)
     over = bool(np.nanmax(values, initial=-np.inf) > top * 1.0001)
     small, large = _end(bottom), _end(top) + (" or more" if over else "")
     if look.ordinary == "large":
-        return Signal(name, title, unit, doc, "sequential", top, bottom, (large, small))
-    return Signal(name, title, unit, doc, "sequential", bottom, top, (small, large))
+        return Signal(name, title, unit, doc, "sequential", top, bottom, (large, small), (), whole)
+    return Signal(name, title, unit, doc, "sequential", bottom, top, (small, large), (), whole)
 
 
 def _range(look: _Look, shown: Values) -> tuple[float, float]:

@@ -1,10 +1,14 @@
-// The token strip: draws tokens in line blocks, colours them by one signal, keeps the selection.
-// `data` is constant for one text; what changes (signal, selection) comes over the bus.
+// The token strip: draws the tokens, colours them by one signal, keeps the selection. `data` is
+// constant for one text; what changes (signal, selection, marks) comes over the bus. Its parts:
+// blocks.js (what is in the DOM), stripdata.js (columns), striptips.js (legend, hover),
+// striptools.js (find, jump), condition.js, minimap.js, striphands.js (mouse, keys, copying).
 const strips = new WeakMap();
-// Tokens per block: blocks off screen are not laid out. A long line is cut before a word.
-const LINE = 200, LONGEST_LINE = 400;
+// Where a reader was in a text, for when the same text is mounted again.
+const memories = (window.tokenscopeStrips ??= new Map());
+const MEMORIES = 30;
 const PROMPT = 1, ANSWER = 2, SPECIAL = 4;
-const NAMES = { ArrowLeft: -1, ArrowRight: 1 };
+const PLAIN = -1, MISSING = -2; // levels of tokens without colour
+const LONG = 60; // characters; longer tokens are clipped, hovering shows all of them
 
 export default function strip({ data, parentElement, setStateValue }) {
   let one = strips.get(parentElement);
@@ -25,45 +29,85 @@ class Strip {
     this.legend = this.root.querySelector(".legend");
     this.tip = this.root.querySelector(".tip");
     this.root.strip = this; // for tests and benchmarks
+    this.ended = new AbortController();
+    this.while = { signal: this.ended.signal }; // for listeners: as long as this strip is there
     this.selection = null;
+    this.pointed = null;
     this.stamp = 0;
-    this.onView = (event) => this.view(event.detail);
-    window.addEventListener("tokenscope:view", this.onView);
-    this.box.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault());
-    this.box.addEventListener("click", (event) => this.click(event));
-    this.box.addEventListener("keydown", (event) => this.key(event));
-    this.box.addEventListener("copy", (event) => this.copy(event));
-    this.box.addEventListener("mouseover", (event) => this.hover(event.target.closest?.(".t")));
-    this.box.addEventListener("mouseleave", () => this.hover(null));
-    this.box.addEventListener("scroll", () => this.hover(null), { passive: true });
+    this.marks = new Map();
+    this.blocks = new Blocks(this.box, (i) => this.draw(i), () => this.moved(), this.while);
+    this.map = new Minimap(this);
+    this.tools = new Tools(this);
+    new Hands(this);
+    this.listen();
+  }
+
+  listen() {
+    const heard = {
+      "tokenscope:view": ({ detail }) => this.view(detail),
+      "tokenscope:select": ({ detail }) => this.told(detail),
+      "tokenscope:hover": ({ detail }) => detail.channel === this.data?.channel && this.point(detail.position),
+    };
+    for (const [name, act] of Object.entries(heard)) window.addEventListener(name, act, this.while);
+    // The page's own colours follow the system a moment later.
+    const themed = () => setTimeout(() => this.data && this.paint(this.signal?.name, this.prompt), 60);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed, this.while);
+    this.box.addEventListener("scroll", () => this.scrolled(), { passive: true, ...this.while });
   }
 
   close() {
-    window.removeEventListener("tokenscope:view", this.onView);
+    this.ended.abort();
+    this.blocks.close();
+    this.map.close();
     clearTimeout(this.timer);
+    clearTimeout(this.rest);
+    clearTimeout(this.settling);
     strips.delete(this.parent);
   }
 
   update(data) {
-    if (data.signature !== this.data?.signature) {
-      this.data = data;
-      this.columns = reader(data.columns);
+    const before = this.data;
+    const rebuilt = data.signature !== before?.signature;
+    const another = data.text !== before?.text || data.channel !== before?.channel;
+    const fresh = rebuilt || data.values !== before.values;
+    this.data = data;
+    if (another) {
       this.selection = null;
       this.stamp = 0;
-      this.painted = null;
-      this.build();
     }
-    const view = window.tokenscopeViews?.get(data.channel) ?? data.view;
+    const kept = another ? memories.get(this.name) : null;
+    if (fresh) {
+      this.columns = new Columns(data.columns);
+      this.length = this.columns.word.length;
+      this.long = data.words.map((markup) => bare(markup).length > LONG);
+      this.painted = null;
+    }
+    if (rebuilt) this.build();
+    if (fresh || another) this.tools.update(data, kept);
+    const told = window.tokenscopeViews?.get(data.channel);
+    this.setMarks(told?.signature === data.text && told.marks ? told.marks : data.marks);
+    if (kept) {
+      this.blocks.restore(kept.top);
+      this.head = kept.head;
+    } else if (another) this.head = undefined;
+    const view = told ?? data.view;
     if (view) this.view(view);
+    if (!this.painted && before) this.paint(this.signal?.name, this.prompt);
+    if (rebuilt) this.map.draw(); // at once: it takes room from the text
+    this.remember();
   }
 
-  // What Python says: which signal, which tokens. An echo older than the last click is ignored.
+  get name() {
+    return `${this.data.channel}/${this.data.text}`;
+  }
+
+  // What Python says: which signal, which tokens. An echo older than the last choice is ignored.
   view(view) {
     if (!this.data || view.channel !== this.data.channel) return;
-    const name = this.data.signals.some((s) => s.name === view.signal) ? view.signal : this.data.signals[0]?.name;
-    this.paint(name, Boolean(view.prompt));
-    if (view.signature === this.data.signature && view.selection && (view.stamp ?? 0) >= this.stamp) {
-      this.select(...view.selection);
+    this.paint(view.signal, Boolean(view.prompt));
+    if (view.signature === this.data.text) {
+      if (view.marks) this.setMarks(view.marks);
+      if (view.selection) this.told({ ...view, first: view.selection[0], last: view.selection[1] });
     }
     if (!this.drawn && this.painted) {
       this.drawn = true; // the page may now send what is below
@@ -71,227 +115,235 @@ class Strip {
     }
   }
 
+  // A selection from elsewhere: another view, or Python. What a person chose is scrolled to.
+  told({ channel, signature, first, last, stamp = 0, reveal = false }) {
+    if (this.speaking || !this.data || channel !== this.data.channel || signature !== this.data.text) return;
+    if (stamp < this.stamp || !this.length) return;
+    this.stamp = stamp;
+    if (this.selection?.[0] === first && this.selection[1] === last) return;
+    this.select(first, last);
+    if ((stamp > 0 || reveal) && this.head !== this.selection[1]) this.blocks.reveal(this.selection[1]);
+    this.head = undefined; // where the reader was counts once, for the selection of that time
+  }
+
   build() {
-    const { piece, flags } = this.columns;
-    const lines = document.createDocumentFragment();
-    this.tokens = [];
-    let line = null;
-    for (let i = 0; i < piece.length; i += 1) {
-      if (!line || this.breaks(i - 1) || this.full(line, piece[i])) {
-        line = element("div", "line");
-        lines.append(line);
-      }
-      const token = fill(element("span", "t"), piece[i]);
-      token.dataset.i = i;
-      token.id = `t${i}`;
-      token.setAttribute("role", "option");
-      if (flags[i] & PROMPT) token.classList.add("prompt");
-      if (flags[i] & ANSWER) token.classList.add("answer");
-      if (flags[i] & SPECIAL) token.classList.add("special");
-      this.tokens.push(token);
-      line.append(token);
-    }
-    this.box.replaceChildren(lines);
-    this.box.scrollTop = 0;
+    const { words } = this.data;
+    const { word } = this.columns;
+    const looks = words.map((markup) => ({
+      ends: /\x01[^\x03]*⏎/.test(markup),
+      word: markup.startsWith("\x01·"),
+      width: Math.min(wide(bare(markup)), LONG),
+    }));
+    this.levels = null;
+    this.hits = new Uint8Array(this.length);
+    this.blocks.build({
+      count: this.length,
+      ends: (i) => i >= 0 && looks[word[i]].ends,
+      word: (i) => looks[word[i]].word,
+      width: (i) => looks[word[i]].width,
+    });
   }
 
-  breaks(i) {
-    return i >= 0 && this.columns.piece[i].includes("⏎\x03");
+  // Runs for hundreds of tokens in one frame: nothing is set that is not needed.
+  draw(i) {
+    const { word, flags } = this.columns;
+    let look = "t";
+    if (flags[i] & PROMPT) look += " prompt";
+    if (flags[i] & ANSWER) look += " answer";
+    if (flags[i] & SPECIAL) look += " special";
+    if (this.long[word[i]]) look += " long";
+    if (this.hits[i]) look += " hit";
+    if (i === this.pointed) look += " pointed";
+    const token = fill(element("span", look), this.piece(i));
+    token.dataset.i = i;
+    token.setAttribute("role", "option");
+    if (this.levels) this.tint(token, i);
+    if (this.marks.has(i)) this.flag(token, i);
+    if (this.selects(i)) this.outline(token, i);
+    return token;
   }
 
-  full(line, next) {
-    const count = line.childElementCount;
-    return count >= LONGEST_LINE || (count >= LINE && next.startsWith("\x01·"));
+  piece(i) {
+    return this.data.words[this.columns.word[i]];
   }
 
-  paint(name, prompt) {
+  paint(wanted, prompt) {
+    const { signals } = this.data;
+    const name = (signals.find((s) => s.name === wanted) ?? signals[0])?.name;
     const theme = themeOf(this.root);
     const signature = [name, prompt, theme].join();
     if (signature === this.painted) return;
     this.painted = signature;
     this.root.dataset.theme = theme;
-    this.signal = this.data.signals.find((s) => s.name === name);
-    if (!this.signal) { // the text alone, while its numbers are computed
-      for (const token of this.tokens) token.classList.add("calm");
-      this.legend.replaceChildren();
-      return;
+    this.prompt = prompt;
+    this.signal = signals.find((s) => s.name === name);
+    this.levels = new Int16Array(this.length).fill(PLAIN);
+    this.colors = null;
+    this.legend.replaceChildren();
+    if (this.signal) { // else the text alone, while its numbers are computed
+      const { colors, inks, background } = this.data.maps[theme][this.signal.map];
+      const calm = colors.indexOf(background);
+      Object.assign(this, { colors, inks, calm });
+      const values = this.columns.signal(name);
+      const { flags } = this.columns;
+      for (let i = 0; i < this.length; i += 1) {
+        if (!prompt && flags[i] & PROMPT) continue;
+        this.levels[i] = Number.isNaN(values[i]) ? MISSING : level(this.signal, values[i], colors.length);
+      }
+      this.legend.replaceChildren(...legendOf(this));
     }
-    const map = this.data.maps[theme][this.signal.map];
-    const values = this.columns[name];
-    for (let i = 0; i < this.tokens.length; i += 1) {
-      const token = this.tokens[i];
-      const coloured = prompt || !(this.columns.flags[i] & PROMPT);
-      const missing = coloured && Number.isNaN(values[i]);
-      const step = coloured && !missing ? level(this.signal, values[i], map.colors.length) : this.signal.zero ?? 0;
-      const calm = !coloured || missing || map.colors[step] === map.background;
-      token.style.background = calm ? "" : map.colors[step];
-      token.style.color = calm ? "" : map.inks[step];
-      token.classList.toggle("missing", missing);
-      token.classList.toggle("calm", calm);
-    }
-    this.drawLegend(map, prompt);
+    this.blocks.nodes.forEach((token, i) => token && this.tint(token, i));
+    this.map.soon(true);
   }
 
-  drawLegend(map, prompt) {
-    const signal = this.signal;
-    const parts = [element("span", "name", signal.title)];
-    if (signal.map === "buckets") {
-      signal.labels.forEach((label, k) => {
-        const sample = element("span", "bucket", label);
-        sample.style.background = map.colors[k];
-        sample.style.color = map.inks[k];
-        parts.push(sample);
-      });
-    } else {
-      const ramp = element("span", "ramp");
-      ramp.style.background = `linear-gradient(90deg, ${map.colors.join(",")})`;
-      parts.push(element("span", "end", signal.labels[0]), ramp, element("span", "end", signal.labels[1]));
-      if (signal.unit) parts.push(element("span", "unit", signal.unit));
-    }
-    const notes = [];
-    const flags = this.columns.flags;
-    if (flags.some((f) => f & PROMPT) && flags.some((f) => !(f & PROMPT))) {
-      notes.push(prompt ? "prompt dimmed" : "prompt dimmed, not coloured");
-    }
-    if (flags.some((f) => f & ANSWER)) notes.push("answer underlined");
-    if (this.tokens.some((t) => t.classList.contains("missing"))) notes.push("hatched: no value");
-    if (notes.length) parts.push(element("span", "notes", notes.join(" · ")));
-    this.legend.replaceChildren(...parts);
+  // How far a level is from the ordinary: in a diverging map both ends are far.
+  strength = (level) => Math.abs(level - this.calm);
+
+  tint(token, i) {
+    const step = this.levels[i];
+    const calm = step < 0 || step === this.calm;
+    const style = calm ? "" : `background:${this.colors[step]};color:${this.inks[step]}`;
+    if (style || token.hasAttribute("style")) token.style.cssText = style;
+    token.classList.toggle("missing", step === MISSING);
+    token.classList.toggle("calm", calm);
+  }
+
+  selects(i) {
+    return this.selection !== null && Math.min(...this.selection) <= i && i <= Math.max(...this.selection);
   }
 
   select(first, last) {
-    if (!this.tokens.length) return;
-    const [from, to] = [Math.min(first, last), Math.max(first, last)];
+    const inside = (i) => Math.min(Math.max(i, 0), this.length - 1);
     for (const token of this.box.querySelectorAll(".selected")) {
-      token.classList.remove("selected");
+      token.classList.remove("selected", "stretch", "begin", "end");
       token.removeAttribute("aria-selected");
+      token.removeAttribute("id");
     }
-    for (let i = from; i <= to && i < this.tokens.length; i += 1) {
-      this.tokens[i].classList.add("selected");
-      this.tokens[i].setAttribute("aria-selected", "true");
-      this.tokens[i].setAttribute("aria-label", this.spoken(i));
-    }
-    this.selection = [first, last];
-    this.box.setAttribute("aria-activedescendant", `t${last}`);
+    this.selection = [inside(first), inside(last)];
+    this.blocks.pin(this.selection[1]);
+    const [from, to] = [Math.min(...this.selection), Math.max(...this.selection)];
+    for (let i = from; i <= to; i += 1) if (this.blocks.nodes[i]) this.outline(this.blocks.nodes[i], i);
+    this.box.setAttribute("aria-activedescendant", `t${this.selection[1]}`);
+    this.tools.say();
+    this.map.soon();
+    this.remember();
   }
 
-  // What a screen reader says; set on selection, since doing it for all costs as much as drawing.
+  outline(token, i) {
+    const [from, to] = [Math.min(...this.selection), Math.max(...this.selection)];
+    token.classList.add("selected");
+    if (from < to) token.classList.add("stretch");
+    if (from < to && i === from) token.classList.add("begin");
+    if (from < to && i === to) token.classList.add("end");
+    token.setAttribute("aria-selected", "true");
+    if (i !== this.selection[1]) return;
+    // For the last one what a screen reader says; for all, that costs as much as drawing them.
+    token.id = `t${i}`;
+    token.setAttribute("aria-label", this.spoken(i));
+    token.setAttribute("aria-posinset", i + 1);
+    token.setAttribute("aria-setsize", this.length);
+  }
+
   spoken(i) {
-    const { name, title, map } = this.signal ?? {};
-    const value = name ? `, ${title} ${number(this.columns[name][i], map === "buckets")}` : "";
-    return bare(this.columns.piece[i]) + value;
+    const { name, title, whole } = this.signal ?? {};
+    const value = name ? `, ${title} ${number(this.columns.signal(name)[i], whole)}` : "";
+    const mark = this.marks.get(i)?.text;
+    return bare(this.piece(i)) + value + (mark ? `, ${mark}` : "");
   }
 
-  // A person's choice: highlighted at once, reported after `wait` ms (keys may repeat fast).
-  choose(first, last, wait) {
+  // A person's choice: shown here and in the other views at once, reported after `wait` ms.
+  choose(first, last, wait, { follow = false } = {}) {
     this.select(first, last);
     this.stamp = Math.max(Date.now(), this.stamp + 1);
+    const value = { signature: this.data.text, first, last, stamp: this.stamp };
+    const detail = { ...value, channel: this.data.channel, source: "strip" };
+    this.say("tokenscope:select", detail);
+    if (follow) {
+      this.blocks.reveal(last);
+      this.blocks.nodes[last].scrollIntoView({ block: "nearest" });
+    }
     clearTimeout(this.timer);
-    const value = { signature: this.data.signature, first, last, stamp: this.stamp };
     this.timer = setTimeout(() => this.report("selection", value), wait);
   }
 
-  click(event) {
-    const token = event.target.closest(".t");
-    if (!token) return;
-    const i = Number(token.dataset.i);
-    this.choose(event.shiftKey && this.selection ? this.selection[0] : i, i, 0);
+  say(name, detail) {
+    this.speaking = true;
+    window.dispatchEvent(new CustomEvent(name, { detail }));
+    this.speaking = false;
   }
 
-  // Tokens cannot be marked with the mouse, so copying takes the selected ones, as text again.
-  copy(event) {
-    if (!this.selection) return;
-    const [from, to] = [Math.min(...this.selection), Math.max(...this.selection)];
-    const text = this.columns.piece.slice(from, to + 1).map(written).join("");
-    event.clipboardData.setData("text/plain", text);
-    event.preventDefault();
+  // Flagged tokens: a culprit, a guess. They come with the data or over the bus.
+  setMarks(list = []) {
+    const marks = new Map(list.map((mark) => [mark.position, mark]));
+    if (JSON.stringify([...marks]) === JSON.stringify([...this.marks])) return;
+    for (const i of this.marks.keys()) this.unflag(this.blocks.nodes[i]);
+    this.marks = marks;
+    for (const i of marks.keys()) if (this.blocks.nodes[i]) this.flag(this.blocks.nodes[i], i);
+    this.moved();
   }
 
-  key(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || !this.tokens.length) return;
-    const last = this.selection?.[1] ?? 0;
-    let next = null;
-    if (event.key in NAMES) next = last + NAMES[event.key];
-    else if (event.key === "ArrowUp" || event.key === "ArrowDown") next = this.vertical(last, event.key === "ArrowUp" ? -1 : 1);
-    else if (event.key === "Home") next = 0;
-    else if (event.key === "End") next = this.tokens.length - 1;
-    if (next === null) return;
-    event.preventDefault();
-    next = Math.min(Math.max(next, 0), this.tokens.length - 1);
-    this.choose(event.shiftKey ? this.selection?.[0] ?? next : next, next, 120);
-    this.tokens[next].scrollIntoView({ block: "nearest" });
+  flag(token, i) {
+    const { kind, text } = this.marks.get(i);
+    token.classList.add("mark", kind === "culprit" || kind === "guess" ? kind : "note");
+    if (text) token.dataset.flag = text;
   }
 
-  // The token above or below: the nearest by its middle on the next row of text.
-  vertical(from, step) {
-    const here = this.tokens[from].getBoundingClientRect();
-    const middle = (r) => (r.left + r.right) / 2;
-    let row = null, best = from;
-    for (let i = from + step; i >= 0 && i < this.tokens.length; i += step) {
-      const there = this.tokens[i].getBoundingClientRect();
-      if (Math.abs(there.top - here.top) < 4) continue;
-      if (row === null) { row = there.top; best = i; }
-      if (Math.abs(there.top - row) >= 4) break;
-      const closer = Math.abs(middle(there) - middle(here)) < Math.abs(middle(this.tokens[best].getBoundingClientRect()) - middle(here));
-      if (closer) best = i;
+  unflag(token) {
+    token?.classList.remove("mark", "culprit", "guess", "note", "left");
+    if (token) delete token.dataset.flag;
+  }
+
+  showHits({ first, last }) {
+    this.hits.fill(0);
+    first.forEach((from, k) => this.hits.fill(1, from, last[k] + 1));
+    this.blocks.nodes.forEach((token, i) => token?.classList.toggle("hit", this.hits[i] === 1));
+    this.map.soon(true);
+  }
+
+  // Tokens came, went or have another place.
+  moved() {
+    clearTimeout(this.settling);
+    this.settling = setTimeout(() => this.map.soon(true), 100);
+    for (const i of this.marks.keys()) {
+      const token = this.blocks?.nodes[i];
+      // A flag that would run out of the box hangs to the other side.
+      const room = token && this.box.getBoundingClientRect().right - token.getBoundingClientRect().left;
+      token?.classList.toggle("left", room < 16 + 7 * (this.marks.get(i).text ?? "").length);
     }
-    return best;
+  }
+
+  scrolled() {
+    this.hover(null);
+    this.blocks.near();
+    this.map.soon();
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => {
+      this.blocks.remember();
+      this.remember();
+    }, 150);
+  }
+
+  remember() {
+    memories.delete(this.name);
+    memories.set(this.name, { top: this.blocks.kept, head: this.selection?.[1], ...this.tools.state() });
+    if (memories.size > MEMORIES) memories.delete(memories.keys().next().value);
+  }
+
+  point(position) {
+    this.blocks.nodes[this.pointed]?.classList.remove("pointed");
+    this.pointed = position;
+    this.blocks.nodes[position]?.classList.add("pointed");
   }
 
   hover(token) {
     const i = token ? Number(token.dataset.i) : null;
-    window.dispatchEvent(new CustomEvent("tokenscope:hover", { detail: { channel: this.data?.channel, position: i } }));
-    if (i === null) {
-      this.tip.hidden = true;
-      return;
-    }
-    const columns = this.columns;
-    const facts = element("dl");
-    for (const { name, title, unit, map } of this.data.hover) {
-      const value = number(columns[name][i], map === "buckets");
-      facts.append(element("dt", "", title), element("dd", "", unit && value !== "–" ? `${value} ${unit}` : value));
-    }
-    const others = element("dl", "others");
-    for (const k of [1, 2, 3]) {
-      const piece = columns[`alternative_${k}`]?.[i];
-      if (piece) others.append(fill(element("dt"), piece), element("dd", "", number(columns[`chance_${k}`][i])));
-    }
-    this.tip.replaceChildren(fill(element("div", "what"), columns.piece[i]), element("div", "where", `position ${i}`), facts);
-    if (others.childElementCount) this.tip.append(element("div", "head", "most likely here"), others);
-    this.tip.hidden = false;
-    const at = token.getBoundingClientRect(), size = this.tip.getBoundingClientRect();
-    const below = at.bottom + 8 + size.height < innerHeight;
-    this.tip.style.left = `${Math.max(8, Math.min(at.left, innerWidth - size.width - 8))}px`;
-    this.tip.style.top = `${below ? at.bottom + 8 : Math.max(8, at.top - size.height - 8)}px`;
+    if (i === this.hovered) return;
+    this.hovered = i;
+    this.say("tokenscope:hover", { channel: this.data?.channel, position: i });
+    this.tip.hidden = i === null;
+    if (i === null) return;
+    this.tip.replaceChildren(...tipOf(this, i));
+    this.tip.classList.toggle("much", this.long[this.columns.word[i]]);
+    placeTip(this.tip, token);
   }
-}
-
-// Which colour a value gets: a place on the ramp, or the first bucket whose edge it does not pass.
-function level(signal, value, steps) {
-  if (signal.map === "buckets") {
-    const k = signal.edges.findIndex((edge) => value <= edge);
-    return k < 0 ? steps - 1 : k;
-  }
-  const share = (value - signal.low) / (signal.high - signal.low);
-  return Math.round(Math.min(Math.max(share, 0), 1) * (steps - 1));
-}
-
-// Columns as plain arrays, from an Arrow table (app) or from JSON (page, notebook); null is NaN.
-function reader(table) {
-  const result = {};
-  if (table.getChild) {
-    for (const { name } of table.schema.fields) result[name] = plainArray(table.getChild(name));
-  } else {
-    for (const [name, values] of Object.entries(table)) {
-      const text = name === "piece" || name.startsWith("alternative_");
-      result[name] = text ? values : values.map((v) => v ?? NaN);
-    }
-  }
-  return result;
-}
-
-function plainArray(vector) {
-  const values = new Array(vector.length);
-  for (let i = 0; i < vector.length; i += 1) values[i] = vector.get(i) ?? NaN;
-  return values;
 }

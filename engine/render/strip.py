@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import html as html_escape
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.render import palette
-from engine.render.signals import Signal, signals_of, values_of
-from engine.render.text import markup, plain
+from engine.render import palette, words
+from engine.render.signals import signals_of, values_of
 
 if TYPE_CHECKING:
     from engine.result import Result
@@ -26,22 +26,47 @@ PROMPT, ANSWER, SPECIAL = 1, 2, 4
 HOVER_ALTERNATIVES = 3
 HOVER = ("probability", "surprisal", "entropy", "rank")
 
-STRIP_HTML = (
-    '<div class="ts-strip"><div class="tokens" role="listbox" tabindex="0" '
-    'aria-multiselectable="true" aria-label="Tokens: arrow keys move, Shift extends"></div>'
-    '<div class="legend"></div><div class="tip" role="tooltip" hidden></div></div>'
-)
+STRIP_HTML = """<div class="ts-strip"><div class="body">
+<div class="tokens" role="listbox" tabindex="0" aria-multiselectable="true"
+ aria-label="Tokens: arrow keys move, Shift extends"></div>
+<canvas class="map" aria-hidden="true" hidden></canvas></div>
+<div class="legend"></div>
+<div class="tools" role="search" aria-label="Find tokens" hidden>
+<input class="find" type="text" placeholder="find text" aria-label="Find text"
+ autocomplete="off" autocapitalize="off" spellcheck="false" maxlength="300">
+<input class="jump" type="text" aria-label="Jump to tokens where"
+ autocomplete="off" autocapitalize="off" spellcheck="false" maxlength="300">
+<span class="found"><button class="previous" type="button" aria-label="Previous match">‹</button
+><span class="count" role="status"></span
+><button class="next" type="button" aria-label="Next match">›</button></span>
+<button class="help" type="button" aria-label="Keys" aria-expanded="false">?</button>
+<dl class="keys" hidden></dl><p class="refusal" role="alert" hidden></p></div>
+<div class="tip" role="tooltip" hidden></div></div>"""
 DETAILS_HTML = '<div class="ts-details" aria-live="polite"></div>'
+
+# What a script is joined from, in order; visible.js comes before all of them.
+_PARTS = {
+    "strip.js": (
+        "condition.js",
+        "blocks.js",
+        "minimap.js",
+        "stripdata.js",
+        "striptips.js",
+        "striptools.js",
+        "striphands.js",
+        "strip.js",
+    ),
+    "curve.js": ("linked.js", "curve.js"),
+    "scatter.js": ("linked.js", "scatter.js"),
+}
 
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file beside this module; scripts get the shared helpers in front."""
+    """The text of a file beside this module; scripts get the helpers they share in front."""
     folder = Path(__file__).parent
-    text = (folder / name).read_text(encoding="utf-8")
-    if not name.endswith(".js"):
-        return text
-    return (folder / "visible.js").read_text(encoding="utf-8") + "\n" + text
+    parts = ("visible.js", *_PARTS.get(name, (name,))) if name.endswith(".js") else (name,)
+    return "\n".join((folder / part).read_text(encoding="utf-8") for part in parts)
 
 
 def payload(
@@ -49,6 +74,10 @@ def payload(
     *,
     channel: str = "tokens",
     columns: Mapping[str, Any] | None = None,
+    text: str = "",
+    extra: Mapping[str, tuple[Any, Any]] | None = None,
+    marks: Sequence[Mapping[str, Any]] = (),
+    tools: bool = True,
 ) -> dict[str, Any]:
     """Everything the strip needs for one text; constant while signal and selection change.
 
@@ -56,44 +85,82 @@ def payload(
         tables: ``tokens`` and, for the hover, ``alternatives``.
         channel: name shared with the views that show the same text.
         columns: declared columns of ``tokens``: labels, units, definitions.
+        text: the trace's name in selections (start of its digest), so that they carry over from
+            page to page; without it the payload's own signature.
+        extra: further signals, from other analyses: per name one value per token (null or NaN
+            where there is none) and its declared column.
+        marks: flagged tokens: ``position``, ``kind`` (``culprit``, ``guess``, others are quiet)
+            and ``text``.
+        tools: whether find, jump and their keys are offered.
+
+    Returns:
+        ``signature`` names what is drawn, ``values`` the numbers: the strip is built anew only
+        when the first changes.
     """
-    tokens = tables["tokens"]
-    signals = signals_of(tokens, columns)
-    data = _columns(tables, signals)
-    hover = [s for name in HOVER for s in signals if s.name == name]
+    tokens, declared = _with(tables["tokens"], columns or {}, extra or {})
+    signals = signals_of(tokens, declared)
+    listed = [s.json() for s in signals]
+    alternatives = tables.get("alternatives")
+    values = {s.name: _floats(values_of(tokens, s.name)) for s in signals}
+    pieces = words.tokens_of(tokens)
+    best = (
+        words.best(alternatives, HOVER_ALTERNATIVES, tokens.num_rows)
+        if alternatives is not None
+        else []
+    )
+    known, places = words.vocabulary([pieces, *((b.tokens, b.special) for b in best)])
+    for k, (other, place) in enumerate(zip(best, places[1:], strict=True), start=1):
+        values[f"alternative_{k}"] = pa.array(np.where(other.given, place, -1).astype(np.int32))
+        values[f"chance_{k}"] = _floats(other.chance)
+    flags = _flags(tokens)
+    spelled, start, stop = words.written(pieces[0])
+    drawn = {"word": places[0], "flags": flags, "start": start, "stop": stop}
+    signature = _digest(
+        pa.table({"piece": pieces[0], "special": pieces[1], "flags": flags}), channel
+    )
     return {
         "channel": channel,
-        "signature": _signature(data, channel),
-        "columns": data,
-        "signals": [s.json() for s in signals],
-        "hover": [s.json() for s in hover],
+        "text": text or signature,
+        "signature": signature,
+        "values": _digest(pa.table(values), signature, known, listed),
+        "columns": pa.table({**drawn, **values}),
+        "words": known,
+        "written": spelled,
+        "signals": listed,
+        "hover": [s for name in HOVER for s in listed if s["name"] == name],
+        "marks": [dict(mark) for mark in marks],
+        "tools": tools,
         "maps": _maps(),
     }
 
 
 def plain_payload(
-    pieces: Sequence[bytes], segments: Sequence[str], *, special: Collection[int] = ()
+    pieces: Sequence[bytes],
+    segments: Sequence[str],
+    *,
+    special: Collection[int] = (),
+    text: str = "",
 ) -> dict[str, Any]:
     """A text without any numbers, for the time while they are computed."""
     tokens = pa.table(
         {
             "token_bytes": pa.array(pieces, pa.binary()),
-            "special": [p in special for p in range(len(pieces))],
+            "special": pa.array(_marked(special, len(pieces))),
             "segment": list(segments),
         }
     )
-    data = payload({"tokens": tokens}, channel="plain")
+    data = payload({"tokens": tokens}, channel="plain", text=text, tools=False)
     return {**data, "view": {"channel": "plain"}}
 
 
 def names(tables: Mapping[str, pa.Table]) -> list[str]:
     """Each token as readable plain text."""
-    return [plain(t, special=special) for t, special in _pieces(tables["tokens"])]
+    return words.names(tables["tokens"])
 
 
 def pieces(tables: Mapping[str, pa.Table]) -> list[str]:
     """Each token with its marks, as the JavaScript draws it."""
-    return [markup(t, special=special) for t, special in _pieces(tables["tokens"])]
+    return words.pieces(tables["tokens"])
 
 
 def most_striking(tokens: pa.Table, column: str = "surprisal") -> int:
@@ -111,23 +178,24 @@ def html(
     signal: str = "surprisal",
     *,
     columns: Mapping[str, Any] | None = None,
+    extra: Mapping[str, tuple[Any, Any]] | None = None,
+    marks: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The strip as self-contained HTML, for notebooks and files; needs no server.
 
     Data travel as JSON in which ``<``, ``>`` and ``&`` are escapes: no token can end the script.
     """
-    data = payload(tables, channel="page", columns=columns)
-    table: pa.Table = data["columns"]
-    data["columns"] = {name: _jsonable(table[name]) for name in table.column_names}
+    data = payload(tables, channel="page", columns=columns, extra=extra, marks=marks)
+    numbers = {c: _array(data["columns"][c]) for c in data["columns"].column_names}
     start = most_striking(tables["tokens"])
-    chosen = {"channel": "page", "signal": signal, "selection": [start, start]}
-    data["view"] = {**chosen, "signature": data["signature"]}
+    view = {"channel": "page", "signal": signal, "selection": [start, start]}
+    data |= {"columns": {}, "view": {**view, "signature": data["text"]}}
     place = "ts-" + data["signature"][:12]
     text = html_escape.escape("".join(names(tables)))
     return (
         f'<div class="{place}"><template><style>{asset("strip.css")}</style>{STRIP_HTML}</template>'
         f"<noscript><pre>{text}</pre></noscript>"
-        f'<script type="application/json">{_safe_json(data)}</script></div>'
+        f'<script type="application/json">{_safe_json(data, numbers)}</script></div>'
         f'<script type="module">{asset("strip.js")}\n{_START.replace("PLACE", place)}</script>'
     )
 
@@ -164,51 +232,37 @@ _START = """for (const place of document.querySelectorAll(".PLACE:not([data-draw
 }"""
 
 
-def _columns(tables: Mapping[str, pa.Table], signals: list[Signal]) -> pa.Table:
-    tokens = tables["tokens"]
-    segments = tokens["segment"].to_pylist()
-    flags = [
-        (PROMPT if s == "prompt" else 0)
-        | (ANSWER if s == "answer" else 0)
-        | (SPECIAL if special else 0)
-        for s, special in zip(segments, tokens["special"].to_pylist(), strict=True)
-    ]
-    data: dict[str, Any] = {
-        "piece": pa.array(pieces(tables), pa.string()),
-        "flags": pa.array(flags, pa.int8()),
-    }
-    for signal in signals:
-        data[signal.name] = pa.array(values_of(tokens, signal.name), pa.float32(), from_pandas=True)
-    if "alternatives" in tables:
-        data |= _hover_alternatives(tables["alternatives"], len(segments))
-    return pa.table(data)
+def _flags(tokens: pa.Table) -> npt.NDArray[np.int8]:
+    def where(mask: Any, flag: int) -> Any:
+        return np.where(mask.fill_null(False).to_numpy(), flag, 0)
+
+    segment = tokens["segment"]
+    total = where(pc.equal(segment, "prompt"), PROMPT) + where(pc.equal(segment, "answer"), ANSWER)
+    return np.asarray(total + where(tokens["special"], SPECIAL), np.int8)
 
 
-def _hover_alternatives(alternatives: pa.Table, length: int) -> dict[str, pa.Array]:
-    best = alternatives.filter(pc.less_equal(alternatives["alternative_rank"], HOVER_ALTERNATIVES))
-    text: list[list[str | None]] = [[None] * length for _ in range(HOVER_ALTERNATIVES)]
-    chance = np.full((HOVER_ALTERNATIVES, length), np.nan, np.float32)
-    rows = zip(
-        best["position"].to_pylist(),
-        best["alternative_rank"].to_pylist(),
-        best["alternative_bytes"].to_pylist(),
-        np.exp(best["logprob"].to_numpy()),
-        strict=True,
-    )
-    for position, rank, token, share in rows:
-        text[rank - 1][position] = markup(token, special=True)
-        chance[rank - 1, position] = share
-    columns: dict[str, pa.Array] = {}
-    for k in range(HOVER_ALTERNATIVES):
-        columns[f"alternative_{k + 1}"] = pa.array(text[k], pa.string())
-        columns[f"chance_{k + 1}"] = pa.array(chance[k], pa.float32(), from_pandas=True)
-    return columns
+def _with(
+    tokens: pa.Table, columns: Mapping[str, Any], extra: Mapping[str, tuple[Any, Any]]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The table with further signals, and the declarations of all columns."""
+    for name, (values, _) in extra.items():
+        if name in tokens.column_names:
+            raise ValueError(f"the tokens have a column {name!r} already")
+        if len(values) != tokens.num_rows:
+            raise ValueError(f"{name!r}: {len(values)} values for {tokens.num_rows} tokens")
+        column = values if isinstance(values, pa.ChunkedArray) else pa.array(values)
+        tokens = tokens.append_column(name, column)
+    return tokens, {**columns, **{name: column for name, (_, column) in extra.items()}}
 
 
-def _pieces(tokens: pa.Table) -> list[tuple[bytes, bool]]:
-    """Bytes of each token, and whether it is a special one."""
-    data, special = tokens["token_bytes"].to_pylist(), tokens["special"].to_pylist()
-    return [(piece or b"", bool(mark)) for piece, mark in zip(data, special, strict=True)]
+def _marked(positions: Collection[int], length: int) -> npt.NDArray[np.bool_]:
+    marks = np.zeros(length, np.bool_)
+    marks[list(positions)] = True
+    return marks
+
+
+def _floats(values: npt.NDArray[np.float32]) -> pa.Array:
+    return pa.array(values, pa.float32(), from_pandas=True)
 
 
 @cache
@@ -231,22 +285,22 @@ def _maps() -> dict[str, dict[str, Any]]:
     }
 
 
-def _signature(table: pa.Table, channel: str) -> str:
+def _digest(table: pa.Table, *more: Any) -> str:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return hashlib.sha256(channel.encode() + sink.getvalue()).hexdigest()[:24]
+    whole = hashlib.sha256(json.dumps(more).encode())
+    whole.update(sink.getvalue())
+    return whole.hexdigest()[:24]
 
 
-def _jsonable(column: pa.ChunkedArray) -> list[Any]:
-    def plain_value(v: Any) -> Any:
-        if not isinstance(v, float):
-            return v
-        return float(f"{v:.6g}") if math.isfinite(v) else None
-
-    return [plain_value(v) for v in column.to_pylist()]
+def _array(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(column.combine_chunks().to_numpy(zero_copy_only=False))
 
 
-def _safe_json(value: Any) -> str:
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+def _safe_json(value: Mapping[str, Any], columns: Mapping[str, npt.NDArray[Any]]) -> str:
+    """``value`` with its numbers as ``columns``; what is not finite is null."""
+    rest = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    numbers = orjson.dumps(columns, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    text = rest.replace('"columns":{}', f'"columns":{numbers}', 1)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

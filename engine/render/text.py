@@ -15,15 +15,22 @@ DIM, BOX, END = "\x01", "\x02", "\x03"
 
 _SIGNS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 _HIDDEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
-# Letters and symbols that draw nothing, and the replacement character, which would look like ours.
-_BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0", "\ufffd", "\u034f", "\u17b4", "\u17b5"}
+# Letters, marks and symbols that draw nothing (Default_Ignorable_Code_Point and blanks; variation
+# selectors among them, which can hide whole messages), and the replacement characters, which
+# would look like ours.
+_BLANK = {
+    *"\u115f\u1160\u2800\u3164\uffa0\ufffc\ufffd\u034f\u17b4\u17b5\u180b\u180c\u180d\u180f",
+    *map(chr, (0x16FE4, 0x1D159, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))),
+}
+# More marks on one letter than any script needs would be drawn over the lines around it.
+_STACKED = 4
 _SPECIAL = re.compile(r"<\|?([^<>|]{1,40})\|?>")
 _LONGEST = 120
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def markup(token: bytes | str, *, special: bool = False) -> str:
-    """``token`` as the strip draws it."""
+def markup(token: bytes | str, *, special: bool = False, longest: int = _LONGEST) -> str:
+    """``token`` as the strip draws it, cut after ``longest`` characters."""
     data = token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
     if not data:
         return f"{BOX}empty{END}"
@@ -31,14 +38,21 @@ def markup(token: bytes | str, *, special: bool = False) -> str:
     if name and name[1].isprintable():
         return f"{DIM}⟨{name[1]}⟩{END}"
     text = data.decode("utf-8", "surrogateescape")
-    shown, parts = 0, []
-    for kind, run in _runs(text):
-        if shown + len(run) > _LONGEST:
+    room, parts = longest, []
+    for kind, run in _runs(text[: longest + 1]):
+        part = run if len(run) <= room else _cut(run, room, kind)
+        if part:
+            parts.append(part if not kind else f"{kind}{part}{END}")
+        if part != run:
             parts.append(f"{BOX}… {len(data):,} bytes{END}")
             break
-        shown += len(run)
-        parts.append(run if not kind else f"{kind}{run}{END}")
+        room -= len(run)
     return "".join(parts)
+
+
+def _cut(run: str, room: int, kind: str) -> str:
+    """The start of a run; half a code would be another code."""
+    return run[: max(0, run.rfind("\\x", 0, room + 1))] if kind == BOX else run[:room]
 
 
 def plain(token: bytes | str, *, special: bool = False) -> str:
@@ -80,14 +94,17 @@ def escape_markdown(text: str) -> str:
 
 def _runs(text: str) -> list[tuple[str, str]]:
     runs: list[tuple[str, str]] = []
-    for at, c in enumerate(text):
+    stacked = 0
+    for c in text:
+        category = unicodedata.category(c)
+        stacked = stacked + 1 if category.startswith("M") else 0
         if 0xDC80 <= ord(c) <= 0xDCFF:
             kind, shown = BOX, f"\\x{ord(c) - 0xDC00:02x}"
         elif c in _SIGNS:
             kind, shown = DIM, _SIGNS[c]
-        elif c in _BLANK or unicodedata.category(c) in _HIDDEN:
+        elif c in _BLANK or category in _HIDDEN or stacked > _STACKED:
             kind, shown = BOX, f"U+{ord(c):04X}"
-        elif at == 0 and unicodedata.category(c).startswith("M"):
+        elif stacked and not (runs and runs[-1][0] == ""):
             kind, shown = "", f"◌{c}"
         else:
             kind, shown = "", c

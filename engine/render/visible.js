@@ -31,11 +31,6 @@ function fill(node, markup) {
 
 const bare = (markup) => markup.replaceAll(/[\x01-\x03]/g, "");
 
-// The text a token was written with: signs back to spaces and line ends, codes as they are shown.
-const WRITTEN = { "·": " ", "⏎": "\n", "⇥": "\t", "␍": "\r" };
-const written = (markup) =>
-  bare(markup.replaceAll(/\x01([^\x03]*)\x03/g, (_, signs) => signs.replaceAll(/[·⏎⇥␍]/g, (s) => WRITTEN[s])));
-
 // Three significant digits, or a whole number; very small and very large ones as powers of ten.
 function number(value, whole = false) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
@@ -53,14 +48,22 @@ function number(value, whole = false) {
   return fixed.replace("-", "−");
 }
 
-// Light or dark by the page's own background, so that a theme switch needs no server.
+// Light or dark by the page's own background, so that a theme switch needs no server. Where it has
+// none (a notebook's cell, a bare file) by its text, which is light on dark.
 function themeOf(node) {
+  if (matchMedia("(forced-colors: active)").matches) {
+    return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  }
   const given = getComputedStyle(node).getPropertyValue("--st-background-color").trim();
+  const page = getComputedStyle(document.body);
   const probe = element("span");
-  probe.style.color = given || getComputedStyle(document.body).backgroundColor;
   node.append(probe);
-  const [r, g, b, alpha = 1] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  const lightness = (color) => {
+    probe.style.color = color;
+    const [r, g, b, alpha = 1] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+    return alpha < 0.5 ? null : (0.299 * r + 0.587 * g + 0.114 * b) / 255;
+  };
+  const light = lightness(given || page.backgroundColor) ?? 1 - lightness(page.color);
   probe.remove();
-  if (alpha < 0.5) return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-  return 0.299 * r + 0.587 * g + 0.114 * b > 128 ? "light" : "dark";
+  return light > 0.5 ? "light" : "dark";
 }

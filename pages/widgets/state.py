@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import engine
 from engine import GalleryItem, Group, Request, Result, Text, Trace, UserError, Workspace
 from engine.jobs import Handle
 from engine.plan import make_plan
+from pages.widgets.selection import Selection
 
 OWN = "own"
 """The choice "Your own text" in the list of texts."""
@@ -31,6 +34,16 @@ def remember(name: str, value: Any) -> None:
         st.session_state[_PREFIX + name] = value
 
 
+def own_keys() -> frozenset[str]:
+    """Keys of all results this visitor asked for."""
+    return frozenset(recall("keys", ()))
+
+
+def own(keys: Iterable[str]) -> None:
+    """Count results as this visitor's own: brought along, not computed here."""
+    remember("keys", {*own_keys(), *keys})
+
+
 def recall(name: str, default: Any = None) -> Any:
     """A value kept by ``remember``."""
     return st.session_state.get(_PREFIX + name, default)
@@ -41,9 +54,19 @@ def gallery_item(name: str) -> GalleryItem | None:
     return next((item for item in engine.gallery() if item.name == name), None)
 
 
+def shown_example() -> GalleryItem | None:
+    """The example that is chosen, None for a text of the visitor's own."""
+    return gallery_item(st.session_state.get("text", ""))
+
+
 def chosen_model() -> str:
     """The model's name as the sidebar has it."""
     return st.session_state.get("model") or "demo"
+
+
+def name_of(trace: Trace) -> str:
+    """What selections and views call a trace: the beginning of its digest."""
+    return trace.digest[:24]
 
 
 def shown_trace() -> Trace | None:
@@ -51,12 +74,96 @@ def shown_trace() -> Trace | None:
 
     An example is cut again when the chosen model has another tokenizer.
     """
-    item = gallery_item(st.session_state.get("text", ""))
+    item = shown_example()
     trace: Trace | None = item.trace if item else recall("trace")
     if trace is None:
         items = engine.gallery()
         trace = items[0].trace if items else None
     return None if trace is None else fitting(trace, chosen_model())
+
+
+def expected_answer() -> str | None:
+    """The right answer to what is shown, when it is known."""
+    item = shown_example()
+    return item.expected if item is not None else recall("expected")
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What to show when the next page is drawn: widgets are set before they are drawn."""
+
+    text: str
+    model: str | None
+    trace: Trace | None
+    expected: str | None
+    select: tuple[int, int] | None
+
+
+def open_example(
+    name: str, *, model: str | None = None, select: tuple[int, int] | None = None
+) -> None:
+    """Show an example of the gallery from the next run on."""
+    item = gallery_item(name)
+    if item is not None:
+        remember("opening", _Opening(name, model or item.model, item.trace, None, select))
+
+
+def open_trace(
+    trace: Trace,
+    *,
+    model: str | None = None,
+    expected: str | None = None,
+    select: tuple[int, int] | None = None,
+) -> None:
+    """Show a trace as the visitor's own text from the next run on.
+
+    Follow it with ``places.go`` or ``st.rerun``.
+    """
+    remember("opening", _Opening(OWN, model, trace, expected, select))
+
+
+def open_result(key: str, *, select: tuple[int, int] | None = None) -> None:
+    """Show what a stored result looked at; of a group its first rollout.
+
+    Raises:
+        UserError: when there is no such result, or it does not say what it looked at.
+    """
+    result, subject = workspace().reopen(key)
+    if subject is None:
+        raise UserError("This result does not carry what it looked at: open its file instead.")
+    models = result.provenance.get("models") or {}
+    ref = next((m.get("ref") for m in models.values()), None)
+    if isinstance(subject, Group):
+        remember("group", subject)
+        remember("group.index", 0)
+        subject, expected = subject.rollouts[0], subject.expected
+    else:
+        expected = None
+    open_trace(subject, model=ref, expected=expected, select=select)
+
+
+def apply_opening() -> None:
+    """Set widgets and selection to what is to be shown; before any widget is drawn."""
+    opening: _Opening | None = recall("opening")
+    if opening is None:
+        return
+    remember("opening", None)
+    st.session_state["text"] = opening.text
+    if opening.model:
+        st.session_state["model"] = opening.model
+    if opening.text == OWN:
+        remember("trace", opening.trace)
+        remember("expected", opening.expected)
+        for name in ("prompt", "response"):
+            st.session_state.pop(name, None)
+    if opening.select is not None and opening.trace is not None:
+        try:
+            trace = fitting(opening.trace, chosen_model())
+        except UserError:  # the page says it
+            return
+        first, last = (min(p, len(trace) - 1) for p in opening.select)
+        stamp = int(time.time() * 1000)
+        remember("selection", Selection(name_of(trace), first, last, stamp, "link"))
 
 
 def fitting(trace: Trace, model: str) -> Trace:
@@ -66,10 +173,18 @@ def fitting(trace: Trace, model: str) -> Trace:
         UserError: for an unknown model, or a text the model cannot read.
     """
     planned = workspace().plan_model(model)
-    if trace.tokenizer is None or trace.tokenizer == planned.tokenizer.digest:
+    if trace.tokenizer in (None, planned.tokenizer.digest):
         return trace
     text = Text(prompt=trace.prompt_text, response=trace.response_text, title=trace.title)
     return engine.encode(text, model, workspace())
+
+
+def first_request(trace: Trace, model: str) -> Request:
+    """What is asked of any trace first: its statistics, or those its log brought along."""
+    brought = trace.candidates is not None or "logprob" in trace.signals
+    if trace.has_ids and not (trace.tokenizer is None and brought):
+        return statistics_request(trace, model)
+    return Request("statistics.logged", trace)
 
 
 def statistics_request(trace: Trace, model: str) -> Request:
@@ -108,6 +223,7 @@ def answer(slot: str, request: Request, *, start: bool = True) -> Result | Job |
         Cancelled: when the visitor cancelled it and nothing was finished.
     """
     plan = make_plan(request, workspace())
+    own((plan.key,))
     job: Job | None = recall(f"job.{slot}")
     if job is not None and job.key != plan.key:
         give_up(slot)
@@ -178,6 +294,18 @@ def waiting_answers() -> Job | None:
     remember("group.partial", found.status == "partial")
     show_rollout(0)
     return None
+
+
+def warm(model: str) -> None:
+    """Begin to load a model in the background, so that what a visitor asks next is quick."""
+    if recall("warm") != model:
+        remember("warm", model)
+        workspace().warm(model)
+
+
+def request_branch(position: int, token_id: int | None = None) -> None:
+    """Ask the Branches page to change this token, to the given id if there is one."""
+    remember("branch.request", (position, token_id))
 
 
 def show_rollout(index: int) -> None:

@@ -22,6 +22,10 @@ _BUS = st.components.v2.component("tokenscope.bus", html="<span></span>", js=ass
 def token_strip(payload: Mapping[str, Any], *, key: str) -> tuple[Any, bool]:
     """Draw the strip.
 
+    Args:
+        payload: of ``engine.render.strip``; constant for one text, or it is sent again.
+        key: of the component.
+
     Returns:
         The last selection a person made in it, or None; and whether it has been painted.
     """
@@ -31,13 +35,28 @@ def token_strip(payload: Mapping[str, Any], *, key: str) -> tuple[Any, bool]:
     return state.get("selection"), bool(state.get("drawn"))
 
 
-def token_details(data: Mapping[str, Any], *, key: str) -> None:
-    """Draw the panel of the selected token."""
-    _DETAILS(key=key, data=dict(data))
+def token_details(data: Mapping[str, Any], *, key: str) -> tuple[int, int] | None:
+    """Draw the panel of the selected token.
+
+    Returns:
+        Position and id of an alternative a person wants forced, just now; else None.
+    """
+    wish = _DETAILS(key=key, data=dict(data), on_force_change=_nothing).get("force")
+    if not isinstance(wish, Mapping):
+        return None
+    position, token_id = wish.get("position"), wish.get("id")
+    return (position, token_id) if type(position) is type(token_id) is int else None
 
 
 def bus(channel: str, message: Mapping[str, Any], *, key: str) -> None:
-    """Tell all views of a channel what is shown and selected."""
+    """Tell all views of a channel what is shown and selected.
+
+    Args:
+        channel: of the views.
+        message: ``signal``, ``prompt`` (colour it too), a selection's ``message()``; ``marks`` in
+            place of the payload's; ``reveal`` to scroll to a selection that nobody chose.
+        key: of the component.
+    """
     with st.container(key=f"hidden-{key}"):
         _BUS(key=key, data={"channel": channel, **message})
 

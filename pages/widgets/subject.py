@@ -22,8 +22,8 @@ EXAMPLE = "Question: Maya earns 7 dollars per hour and works 8 hours. How much d
 
 def sidebar() -> None:
     """Model and text; both stay when the page changes."""
-    if "model" not in st.session_state:  # a link may name an example made with another model
-        _fit_model(st.query_params.get("text", ""))
+    if "model" not in st.session_state:
+        _fit_model()
     with st.sidebar:
         with st.container(key="side-model", gap=None):
             _model()
@@ -59,7 +59,6 @@ def _text() -> None:
         names,
         key="text",
         format_func=lambda name: items[name].title if name in items else "Your own text",
-        bind="query-params",
         persist_state="session",
         on_change=_fit_model,
     )
@@ -70,9 +69,9 @@ def _text() -> None:
         st.text("Typed, generated or pasted below the title.")
 
 
-def _fit_model(text: str | None = None) -> None:
+def _fit_model() -> None:
     """Choose the model an example was made with: its results are stored."""
-    item = state.gallery_item(st.session_state.get("text", "") if text is None else text)
+    item = state.shown_example() or next(iter(engine.gallery()), None)
     if item is not None and item.model in _available():
         st.session_state["model"] = item.model
 

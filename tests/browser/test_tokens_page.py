@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import engine
+from pages.widgets.places import PLACES
+from tests.pages import world
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)> ![](http://evil.example/a) \u202eabc"
 )
+# The page that opens first has no name of its own in the address.
+TOKENS = "/" if PLACES[0].name == "tokens" else "/tokens"
 QUIET = (
     "WebSocket",  # the page is closed while it still talks
 )
@@ -28,17 +34,22 @@ def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open the app; afterwards no page may have complained or asked another server."""
     contexts, trouble = [], []
 
-    def note(kind: str, text: str) -> None:
-        if not any(q in text for q in QUIET):
+    def note(kind: str, text: str, where: str = "") -> None:
+        # Streamlit looks for itself below the page's address first.
+        if not any(q in text for q in QUIET) and f"{TOKENS}/_stcore/" not in where:
             trouble.append(f"{kind}: {text}")
 
-    def open_page(path: str = "/", *, scheme: str = "light", width: int = 1280) -> Page:
+    def listen(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            note("console", message.text, message.location["url"])
+
+    def open_page(path: str = TOKENS, *, scheme: str = "light", width: int = 1280) -> Page:
         size = {"width": width, "height": 900}
         context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(40_000)
-        page.on("console", lambda m: note("console", m.text) if m.type == "error" else None)
+        page.on("console", listen)
         page.on("pageerror", lambda e: note("page error", str(e)))
         page.on("dialog", lambda d: (note("dialog", d.message), d.dismiss()))
         page.on(
@@ -51,7 +62,7 @@ def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
         )
         page.goto(server + path)
         page.wait_for_selector(".t")
-        page.wait_for_selector(".ts-details .others li")
+        page.wait_for_selector(".ts-details .facts")
         return page
 
     yield open_page
@@ -91,7 +102,7 @@ def test_hover_click_and_keys(visit):
     count = page.locator(".t").count()
     token = page.locator(".t").nth(count - 4)
     token.hover()
-    tip = page.locator(".tip")
+    tip = page.locator(".ts-strip .tip")
     tip.wait_for()
     for word in ("probability", "surprisal", "entropy", "rank", "most likely here"):
         assert word in tip.inner_text()
@@ -120,6 +131,107 @@ def test_hover_click_and_keys(visit):
     assert page.locator(".ts-details .note").inner_text()
 
 
+# What each view says is selected; they must come to agree, in whatever time the machine needs.
+AGREED = """(position) => {
+  const within = (name) =>
+    [...document.querySelectorAll("*")].map((e) => e.shadowRoot?.querySelector(name)).find(Boolean);
+  const strip = within(".ts-strip")?.strip;
+  const views = [strip, within(".ts-curve")?.view, within(".ts-scatter")?.view];
+  const panel = within(".ts-details")?.querySelector("dd")?.textContent ?? "";
+  const row = document.querySelector(".st-key-table tr[aria-selected=true] td")?.textContent;
+  return (
+    views.every((view) => view?.selection?.[0] === position && view.selection[1] === position) &&
+    panel.startsWith(`${position} of`) && Number(row) === position
+  );
+}"""
+
+
+def agreed(page: Page, position: int) -> None:
+    page.wait_for_function(AGREED, arg=position)
+
+
+def test_every_view_moves_all_the_others(visit):
+    page = visit()
+    page.locator(".st-key-table .dvn-scroller").wait_for()
+    count = page.locator(".t").count()
+    strip, curve = page.locator(".ts-strip"), page.locator(".ts-curve")
+    strip.locator(".t").nth(count - 9).click()
+    agreed(page, count - 9)
+
+    # The curve's cells are as wide as its 44 and 10 pixels of margin leave them.
+    inner = curve.evaluate("(root) => root.view.inner")
+    for position in (3, count - 5):
+        x = 44 + (position + 0.5) * inner / count
+        curve.locator(".plot").click(position={"x": x, "y": 60})
+        agreed(page, position)
+    curve.locator(".plot").hover(position={"x": x, "y": 60})
+    tip = curve.locator(".tip")
+    tip.wait_for()
+    assert f"position {count - 5}" in tip.inner_text()
+    page.keyboard.press("ArrowRight")
+    agreed(page, count - 4)
+    page.keyboard.press("Home")
+    agreed(page, 0)
+
+    scatter = page.locator(".ts-scatter")
+    point = """(root) => {
+      const { xs, ys, columns } = root.view;
+      const far = (i, j) => Math.hypot(xs[i] - xs[j], ys[i] - ys[j]);
+      const all = Array.from({ length: columns.length - 1 }, (_, k) => k + 1);
+      const i = all.find((i) => all.every((j) => i === j || far(i, j) > 2));
+      return [i, xs[i], ys[i]];
+    }"""
+    position, x, y = scatter.evaluate(point)
+    scatter.locator(".plot").click(position={"x": x, "y": y})
+    agreed(page, position)
+
+    # A row whose own box is ticked: the first one fully in sight that is not selected.
+    scroller = page.locator(".st-key-table .dvn-scroller")
+    scroller.evaluate("(box) => { box.scrollTop = 28 * 10; }")
+    page.wait_for_function("document.querySelector('.st-key-table tbody td')?.textContent >= 9")
+    place = {"x": 15, "y": 33 + 28 * 2 + 14}
+    page.locator(".st-key-table canvas").first.click(position=place, force=True)
+    agreed(page, 12)
+    page.get_by_role("radio", name="entropy", exact=True).click()
+    page.locator(".ts-curve .name:text-is('Entropy, nats')").wait_for()
+    agreed(page, 12)
+
+
+def test_a_link_selects_in_every_view(visit):
+    name = engine.gallery()[0].name if world.shipped() else "ann"
+    page = visit(f"{TOKENS}?text={name}&select=3-5")
+    page.locator(".ts-details dd:text-is('3–5')").wait_for()
+    page.locator(".ts-scatter").wait_for()
+    for kind in ("curve", "scatter"):
+        page.wait_for_function(
+            """(name) => {
+              const roots = [...document.querySelectorAll("*")].map((e) => e.shadowRoot);
+              const found = roots.map((root) => root?.querySelector(name)).find(Boolean);
+              return String(found?.view.selection) === "3,5";
+            }""",
+            arg=f".ts-{kind}",
+        )
+    assert selected(page) == [3, 4, 5]
+
+
+def test_an_alternative_is_forced_on_the_page_of_branches(visit):
+    if not any(place.name == "branches" for place in PLACES):
+        pytest.skip("there is no page of branches")
+    page = visit()
+    row = page.locator(".ts-details .open-to").nth(1)
+    row.focus()
+    page.keyboard.press("Enter")
+    offer = page.locator(".ts-details .offer button")
+    offer.wait_for()
+    assert offer.inner_text().startswith("Force ")
+    assert row.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("Enter")
+    offer.wait_for(state="detached")
+    row.click()
+    offer.click()
+    page.wait_for_url("**/branches**")
+
+
 def test_another_statistic_colours_anew_and_stays_in_the_link(visit):
     page = visit()
     before = page.eval_on_selector_all(".t", "ts => ts.map(t => t.style.background)")
@@ -127,11 +239,12 @@ def test_another_statistic_colours_anew_and_stays_in_the_link(visit):
     page.locator(".legend .name:text-is('entropy')").wait_for()
     after = page.eval_on_selector_all(".t", "ts => ts.map(t => t.style.background)")
     assert before != after
+    page.locator(".ts-curve .name:text-is('Entropy, nats')").wait_for()
     assert "statistic=entropy" in page.url
     page.get_by_role("radio", name="rank", exact=True).click()
     page.locator(".legend .bucket").first.wait_for()
     assert page.locator(".legend .bucket").count() == 5
-    again = visit("/?statistic=rank")
+    again = visit(TOKENS + "?statistic=rank")
     again.locator(".legend .bucket").first.wait_for()
 
 
@@ -179,6 +292,13 @@ def test_generate_and_hostile_text(visit, tmp_path: Path):
     for part in ("<script>alert(1)</script>", "onerror=alert(1)", "http://evil.example/a"):
         assert part.replace(" ", "·") in shown
     assert "\u202e" not in shown
+    # The same tokens in the tooltips of the pictures.
+    page.locator(".ts-scatter").wait_for()
+    seen = set()
+    for x in range(60, 300, 6):
+        page.locator(".ts-curve .plot").hover(position={"x": x, "y": 60})
+        seen.update(page.locator(".ts-curve .tip .what").inner_text())
+    assert {"<", ">"} & seen
     page.locator(".st-key-answer button", has_text="2").click()
     page.wait_for_timeout(300)
     assert page.locator("img[src='x']").count() == 0

@@ -119,6 +119,19 @@ def test_entries(store: Store, key: Key, tokens: Tokens) -> None:
         store.entries(order="key; DROP TABLE results")  # type: ignore[arg-type]
 
 
+def test_what_came_a_moment_ago_is_listed_before_it_is_indexed(
+    store: Store, key: Key, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, key(1), tokens(), created="2026-01-01")
+    assert store.flush()
+    monkeypatch.setattr(store, "_announce", lambda key: None)
+    put(store, key(2), tokens(), created="2026-01-02", analysis="other")
+    assert store.frame("SELECT count(*) AS n FROM results")["n"].to_pylist() == [1]
+    assert [e.key for e in store.entries(order="created")] == [key(2), key(1)]
+    assert [e.key for e in store.entries(analysis="other")] == [key(2)]
+    assert [e.key for e in store.entries(analysis="statistics")] == [key(1)]
+
+
 def test_delete_forgets_file_label_and_rows(store: Store, key: Key, tokens: Tokens) -> None:
     put(store, key(1), tokens(3))
     put(store, key(2), tokens(4))
@@ -191,6 +204,13 @@ def test_layers_are_read_after_home_and_never_written(
             assert store.contains(name)
         assert store.get(broken) is None
         assert store.get(key("wrong name")) is None
+        listed = {entry.key: entry for entry in store.layer_entries()}
+        assert listed[flat].layer
+        assert listed[flat].meta == {"from": "layer"}
+        assert {flat, split} <= listed.keys()
+        assert store.entry(split) == listed[split]
+        assert store.entry(broken) is None
+        assert store.file(flat) == layer / f"{flat}.zip"
         assert not store.delete(flat)
         assert store.evict() == []
         assert store.entries() == []
@@ -198,6 +218,10 @@ def test_layers_are_read_after_home_and_never_written(
         stored = store.get(flat)
         assert stored is not None
         assert stored.meta == {"from": "home"}
+        entry = store.entry(flat)
+        assert entry is not None
+        assert not entry.layer
+        assert flat not in {entry.key for entry in store.layer_entries()}
     assert {path: path.stat().st_mtime_ns for path in layer.rglob("*")} == before
 
 

@@ -1,4 +1,4 @@
-"""Jobs: fairness, one computation per key, cancelling at yields, nesting."""
+"""Jobs: fairness, one computation per key, cancelling at yields, nesting, visitors, deadlines."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from engine.errors import Cancelled
-from engine.jobs import Runner, Steps
+from engine.errors import Cancelled, UserError
+from engine.jobs import Handle, Job, Replaced, Steps
+from engine.runner import Runner
 from engine.schema import Progress
+from engine.turns import Turns
 
 
 @pytest.fixture
@@ -187,3 +189,224 @@ def test_close_ends_the_thread(runner: Runner) -> None:
         handle.result(10)
     with pytest.raises(RuntimeError, match="closed"):
         runner.submit("j", forever)
+
+
+# -- visitors --------------------------------------------------------------------------------------
+
+
+class Stage:
+    """A runner with one place at work, its worker held back until ``play``."""
+
+    def __init__(self, running: int = 1, waiting: int | None = None) -> None:
+        turns: Turns[Job[object]] = Turns(running, waiting, one_each=True)
+        self.runner = Runner(turns=turns)
+        self.log: list[str] = []
+        self.gate = threading.Event()
+        # It takes the first place, so that everything after it waits until the play begins.
+        self.first = self.runner.submit("0", counted(self.log, "0", 1, self.gate), who="nobody")
+        while not self.log:
+            time.sleep(0.001)
+
+    def ask(self, who: str | None, name: str, steps: int = 1) -> Handle[str]:
+        return self.runner.submit(name, counted(self.log, name, steps), who=who)
+
+    def close(self) -> None:
+        self.gate.set()
+        self.runner.close()
+
+    def play(self, *handles: Handle[str]) -> list[str]:
+        self.gate.set()
+        for handle in handles:
+            handle.result(10)
+        return [line.removesuffix(" starts") for line in self.log if line.endswith("starts")][1:]
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.close()
+
+
+def test_visitors_alternate(stage: Stage) -> None:
+    back = stage.ask("nobody", "back")  # whose first computation is at work
+    a1, b1, c1 = (stage.ask(who, f"{who}1") for who in "abc")
+    assert [h.ahead for h in (stage.first, a1, b1, c1, back)] == [None, 1, 2, 3, 3]
+    assert stage.play(a1, b1, c1, back) == ["a1", "b1", "c1", "back"]
+    assert back.ahead is None
+
+
+def test_a_second_one_waits_for_the_first_of_the_same_visitor() -> None:
+    stage = Stage(running=3)
+    gate = threading.Event()
+    try:
+        a1 = stage.runner.submit("a1", counted(stage.log, "a1", 2, gate), who="a")
+        a2 = stage.ask("a", "a2")
+        b1 = stage.ask("b", "b1")
+        assert (a1.ahead, a2.ahead, b1.ahead) == (None, 2, None)
+        gate.set()
+        stage.play(a1, a2, b1)
+        assert stage.log.index("a2 starts") > stage.log.index("a11")
+    finally:
+        stage.close()
+
+
+def test_a_further_request_takes_the_place_of_the_one_that_waits(stage: Stage) -> None:
+    a1 = stage.ask("a", "a1")
+    b1 = stage.ask("b", "b1")
+    a2 = stage.ask("a", "a2")
+    assert a1.done
+    assert a1.wait(0)
+    with pytest.raises(Replaced, match="took this one's place in the line: ask again"):
+        a1.result(0)
+    assert isinstance(Replaced(), Cancelled), "pages treat it as cancelled"
+    a1.leave()
+    assert (a2.ahead, b1.ahead) == (1, 2), "the place in the line is kept"
+    assert stage.play(a2, b1) == ["a2", "b1"]
+    assert stage.ask("a", "a1").result(10) == "a1", "and can be asked for again"
+
+
+def test_replacing_one_that_others_want_leaves_it_to_them(stage: Stage) -> None:
+    mine, theirs = stage.ask("a", "k"), stage.ask("b", "k")
+    own = stage.ask("a", "a2")
+    with pytest.raises(Replaced):
+        mine.result(0)
+    assert stage.play(theirs, own) == ["k", "a2"]
+
+
+def test_two_visitors_one_job_and_one_leaves(stage: Stage) -> None:
+    mine, theirs = stage.ask("a", "k", 3), stage.ask("b", "k", 3)
+    assert mine.ahead == theirs.ahead == 1
+    mine.leave()
+    with pytest.raises(Cancelled):
+        mine.result(0)
+    assert stage.play(theirs) == ["k"]
+    assert theirs.result(0) == "k"
+
+
+def test_one_left_by_all_makes_room_at_once(stage: Stage) -> None:
+    a1, b1 = stage.ask("a", "a1"), stage.ask("b", "b1")
+    a1.leave()
+    assert a1.done
+    with pytest.raises(Cancelled):
+        a1.result(0)
+    assert b1.ahead == 1
+    assert stage.play(b1) == ["b1"]
+
+
+def test_a_full_line_is_one_sentence() -> None:
+    stage = Stage(waiting=2)
+    try:
+        a1, b1 = stage.ask("a", "a1"), stage.ask("b", "b1")
+        refused: list[str] = []
+        with pytest.raises(UserError, match="2 computations of others are waiting here already"):
+            stage.runner.submit("c1", counted(stage.log, "c1", 1), "c", lambda: refused.append("c"))
+        assert refused == [], "who finds no place is not counted"
+        shared = stage.ask("c", "b1")
+        a2 = stage.ask("a", "a2")
+        program = stage.ask(None, "p1")
+        assert stage.play(a2, b1, shared, program) == ["a2", "b1", "p1"]
+        assert a1.done
+    finally:
+        stage.close()
+
+
+def test_who_may_not_ask_starts_nothing(stage: Stage) -> None:
+    def admit() -> None:
+        raise UserError("Too many.")
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="Too many"):
+            stage.runner.submit("a1", counted(stage.log, "a1", 1), "a", admit)
+    b1 = stage.ask("b", "b1")
+    joined = stage.runner.submit("b1", counted(stage.log, "b1", 1), "a", admit)
+    assert stage.play(b1, joined) == ["b1"]
+
+
+def test_a_nested_one_is_taken_out_of_the_line(stage: Stage) -> None:
+    def outer() -> Generator[Progress, None, str]:
+        yield Progress(None, "")
+        return stage.runner.inline("inner", counted(stage.log, "inner", 2))
+
+    first = stage.runner.submit("outer", outer, who="a")
+    between = stage.ask("b", "b1")
+    inner = stage.ask("c", "inner", 2)
+    assert stage.play(first, between, inner) == ["inner", "b1"]
+
+
+# -- deadlines -------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def short(clock: Clock) -> Iterator[Runner]:
+    made = Runner(seconds=10, clock=clock)
+    yield made
+    made.close()
+
+
+def ticking(clock: Clock, log: list[str], keeps: bool) -> Callable[[], Steps[str]]:
+    def start() -> Generator[Progress, None, str]:
+        try:
+            while True:
+                clock.now += 4
+                log.append(f"{clock.now:g}")
+                yield Progress(None, "")
+        except Cancelled as stop:
+            if not keeps:
+                raise
+            return str(stop)
+
+    return start
+
+
+def test_a_job_that_takes_too_long_is_stopped_at_a_yield(short: Runner, clock: Clock) -> None:
+    log: list[str] = []
+    kept = short.submit("k", ticking(clock, log, keeps=True))
+    assert kept.result(10).startswith("Stopped after 10 seconds, the most a computation may take")
+    assert log == ["4", "8", "12"]
+    lost = short.submit("j", ticking(clock, log, keeps=False))
+    with pytest.raises(UserError, match=r"longer than the 10 seconds .* shorten the text"):
+        lost.result(10)
+
+
+def test_time_in_the_line_does_not_count(clock: Clock) -> None:
+    runner = Runner(turns=Turns(1), seconds=10, clock=clock)
+    try:
+        first = runner.submit("a", ticking(clock, [], keeps=True))
+        second = runner.submit("b", counted([], "b", 2))
+        first.result(10)
+        assert second.result(10) == "b"
+    finally:
+        runner.close()
+
+
+def test_the_deadline_of_the_outer_job_stops_the_inner_one(short: Runner, clock: Clock) -> None:
+    log: list[str] = []
+    told: list[str] = []
+
+    def outer() -> Generator[Progress, None, str]:
+        clock.now += 1
+        yield Progress(None, "")
+        try:
+            return short.inline("inner", ticking(clock, log, keeps=True))
+        except Cancelled as stop:
+            told.append(str(stop))
+            raise
+
+    handle = short.submit("outer", outer)
+    with pytest.raises(UserError, match="longer than the 10 seconds"):
+        handle.result(10)
+    assert told[0].startswith("Stopped after 10 seconds")
+    assert log == ["5", "9", "13"]

@@ -49,7 +49,12 @@ def test_a_group_opens_again(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize(
     ("key", "reason"),
-    [("0" * 64, "no result"), ("abc", "first 12"), ("x" * 20, None), ("../../../../etc/passwd", None)],
+    [
+        ("0" * 64, "no result"),
+        ("abc", "first 12"),
+        ("x" * 20, None),
+        ("../../../../etc/passwd", None),
+    ],
 )
 def test_keys_that_open_nothing(workspace: Workspace, key: str, reason: str | None) -> None:
     with pytest.raises(UserError, match=reason):

@@ -18,8 +18,8 @@ from engine.running import run
 from engine.subjects import Text
 from engine.tokenization import Tokenizer
 from engine.workspace import Workspace
-from tests.engine.test_logit_stats import oracle
 from tests.engine.tiny import FAMILIES, tiny_folder, tiny_model
+from tests.ext.test_oracle import oracle
 
 TEXT = Text(prompt="Wie groß? ", response="12 🤗 x")
 

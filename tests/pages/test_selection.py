@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pages.widgets.selection import Selection, next_selection
+from pages.widgets.selection import Selection, choose, chosen_row, next_selection
 
 TEXT = "text-1"
 
@@ -61,3 +61,63 @@ def test_it_ends_where_it_is_applied_again():
     events = {"strip": report(2, 4, 100)}
     once = next_selection(None, TEXT, 10, 0, events)
     assert next_selection(once, TEXT, 10, 0, events) == once
+
+
+def test_a_choice_without_a_clock_counts_on_from_the_newest():
+    now = Selection(TEXT, 5, 5, 300, "strip")
+    picked = choose(now, TEXT, 10, 7, source="table")
+    assert picked == Selection(TEXT, 7, 7, 301, "table")
+    # What the strip reported before the row was picked is still in its state: it stays beaten.
+    assert next_selection(picked, TEXT, 10, 0, {"strip": report(5, 5, 300)}) == picked
+    # The next click carries a later time and wins again.
+    later = next_selection(picked, TEXT, 10, 0, {"strip": report(1, 2, 302)})
+    assert later.span == (1, 2)
+
+
+def test_a_choice_in_another_text_starts_its_own_count():
+    before = Selection("text-0", 9, 9, 500, "strip")
+    assert choose(before, TEXT, 10, 3, 6, source="link") == Selection(TEXT, 3, 6, 1, "link")
+    assert choose(None, TEXT, 10, 3, source="link") == Selection(TEXT, 3, 3, 1, "link")
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [(-1, None), (10, None), (0, 10), (True, None), (1.0, 2)]
+)
+def test_a_choice_outside_the_text_changes_nothing(first, last):
+    now = Selection(TEXT, 5, 5, 1)
+    assert choose(now, TEXT, 10, first, last, source="link") is now
+    assert choose(None, TEXT, 10, first, last, source="link") is None
+
+
+def test_it_carries_over_to_another_page_of_the_same_text():
+    here = next_selection(None, TEXT, 10, 0, {"strip": report(7, 4, 100)})
+    there = next_selection(here, TEXT, 10, 0, {"another strip": None})
+    assert there == here
+    assert there.span == (4, 7)
+    assert there.message() == {"signature": TEXT, "selection": [7, 4], "stamp": 100}
+
+
+def test_a_refused_report_does_not_hide_a_good_one():
+    events = {"strip": {"signature": TEXT, "first": 2, "last": "3", "stamp": 900}}
+    events["curve"] = report(4, 4, 5)
+    assert next_selection(None, TEXT, 10, 0, events).source == "curve"
+
+
+@pytest.mark.parametrize(
+    ("state", "row"),
+    [
+        ({"selection": {"rows": [4], "columns": [], "cells": []}}, 4),
+        ({"selection": {"rows": []}}, None),
+        ({"selection": {"rows": [1, 2]}}, None),
+        ({"selection": {"rows": [-1]}}, None),
+        ({"selection": {"rows": [True]}}, None),
+        ({"selection": {"rows": ["4"]}}, None),
+        ({"selection": {"rows": 4}}, None),
+        ({"selection": None}, None),
+        ({}, None),
+        (None, None),
+        ("rows", None),
+    ],
+)
+def test_only_one_whole_row_is_a_choice(state, row):
+    assert chosen_row(state) == row

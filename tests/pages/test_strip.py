@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,12 @@ from engine.render.strip import (
     most_striking,
     names,
     payload,
+    pieces,
     plain_payload,
 )
+from engine.render.text import markup
+from engine.render.words import written
+from engine.schema import Column
 
 HOSTILE = [
     b"<bos>",
@@ -67,6 +72,11 @@ def make_tables() -> dict[str, pa.Table]:
         for k in range(1, 21)
     ]
     return {"tokens": tokens, "alternatives": pa.Table.from_pylist(rows)}
+
+
+def drawn(data: dict[str, Any]) -> list[str]:
+    """The tokens of a payload as they are drawn."""
+    return [data["words"][k] for k in data["columns"]["word"].to_pylist()]
 
 
 @pytest.fixture
@@ -130,10 +140,109 @@ def test_the_payload_changes_its_name_with_its_content(tables):
     assert payload(tables)["signature"] != payload(longer)["signature"]
 
 
+def test_equal_tokens_are_marked_up_once_and_each_is_drawn_as_itself():
+    rng = np.random.default_rng(0)
+    kinds = [*HOSTILE, b" the", b"", b"<eos>", "é".encode(), b"\xc3", b" \n  x", b"y" * 300]
+    tokens = [kinds[k] for k in rng.integers(0, len(kinds), 400)]
+    special = (rng.random(400) < 0.3).tolist()
+    table = {
+        "tokens": pa.table(
+            {
+                "token_bytes": pa.array([t or None for t in tokens], pa.binary()),
+                "special": pa.array([s or None for s in special], pa.bool_()),
+                "segment": ["response"] * 400,
+            }
+        )
+    }
+    data = payload(table)
+    naive = [markup(t, special=s, longest=2000) for t, s in zip(tokens, special, strict=True)]
+    assert drawn(data) == naive
+    assert len(data["words"]) <= 2 * len(kinds)
+    assert pieces(table) == [markup(t, special=s) for t, s in zip(tokens, special, strict=True)]
+    flags = data["columns"]["flags"].to_pylist()
+    assert flags == [SPECIAL if s else 0 for s in special]
+
+
+def test_every_token_knows_its_place_in_the_text():
+    smile = "😀".encode()
+    tokens = [b" a", smile[:1], smile[1:3], smile[3:], b"", "é😀".encode(), b"\xff\xfe", b"b", b""]
+    text, start, stop = written(pa.array(tokens))
+    assert text == r" a😀é😀\xff\xfeb"
+    units = text.encode("utf-16-le")
+    parts = [units[2 * a : 2 * b].decode("utf-16-le") for a, b in zip(start, stop, strict=True)]
+    assert parts == [" a", "😀", "😀", "😀", "", "é😀", r"\xff\xfe", "b", ""]
+    # As a log may cut it: at any byte.
+    whole = "x😀é漢\u202e".encode() + b"\xf0\x9f" + "ñ".encode()
+    for cut in range(1, len(whole)):
+        text, start, stop = written(pa.array([whole[:cut], whole[cut:]]))
+        assert text == whole.decode("utf-8", "backslashreplace")
+        assert start[0] == 0
+        assert stop[1] == len(text.encode("utf-16-le")) // 2
+        assert 0 <= stop[0] - start[1] <= 2
+    assert written(pa.array([], pa.binary()))[0] == ""
+
+
+def test_the_best_alternatives_are_found_as_one_by_one(tables):
+    rng = np.random.default_rng(1)
+    rows = tables["alternatives"].to_pylist()
+    for row in rows:
+        row["alternative_bytes"] = b"<x%d>" % rng.integers(0, 9)
+        row["logprob"] = float(rng.normal())
+    rng.shuffle(rows)
+    rows = [r for r in rows if (r["position"], r["alternative_rank"]) != (2, 3)]
+    data = payload({**tables, "alternatives": pa.Table.from_pylist(rows)})
+    columns = data["columns"].to_pydict()
+    for k in (1, 2, 3):
+        naive = {r["position"]: r for r in rows if r["alternative_rank"] == k}
+        for position in range(5):
+            place, chance = columns[f"alternative_{k}"][position], columns[f"chance_{k}"][position]
+            if position not in naive:
+                assert (place, chance) == (-1, None)
+                continue
+            row = naive[position]
+            assert data["words"][place] == markup(row["alternative_bytes"], special=True)
+            assert chance == pytest.approx(math.exp(row["logprob"]), rel=1e-6)
+
+
+def test_further_signals_only_change_the_numbers(tables, declared):
+    plain = payload(tables, columns=declared, text="d" * 24)
+    contrast = Column(pa.float32(), "How far two models part.", "nats", "contrast")
+    chance = Column(pa.float64(), "Chance of a right answer.", "probability", "value")
+    more = {
+        "contrast": (np.array([np.nan, -1.5, 0.2, 3.0, 0]), contrast),
+        "value": ([None, 0.9, 0.9, 0.1, 0.0], chance),
+        "critical": ([None, False, False, True, False], Column(pa.bool_(), "The culprit.")),
+    }
+    data = payload(tables, columns=declared, text="d" * 24, extra=more)
+    assert plain["text"] == data["text"] == "d" * 24
+    assert plain["signature"] == data["signature"]
+    assert plain["values"] != data["values"]
+    by_name = {s["name"]: s for s in data["signals"]}
+    assert by_name["contrast"]["map"] == "diverging"
+    assert by_name["contrast"]["unit"] == "nats"
+    # A high chance of a right answer is the ordinary, its fall is what is coloured.
+    assert (by_name["value"]["low"], by_name["value"]["high"]) == (1, 0)
+    assert by_name["critical"]["labels"] == ("no", "yes")
+    assert data["columns"]["critical"].to_pylist() == [None, 0, 0, 1, 0]
+    assert data["columns"]["contrast"].to_pylist()[0] is None
+    with pytest.raises(ValueError, match="already"):
+        payload(tables, extra={"surprisal": ([0.0] * 5, chance)})
+    with pytest.raises(ValueError, match="4 values for 5 tokens"):
+        payload(tables, extra={"value": ([0.0] * 4, chance)})
+
+
+def test_text_columns_are_no_signals(tables):
+    named = tables["tokens"].append_column("class", pa.array(["a"] * 5))
+    words = {"class": Column(pa.string(), "A class.")}
+    assert "class" not in {s["name"] for s in payload({"tokens": named}, columns=words)["signals"]}
+
+
 def test_a_text_without_numbers_can_be_drawn():
     data = plain_payload(HOSTILE, SEGMENTS, special=[0])
     assert data["signals"] == []
-    assert data["columns"]["piece"].to_pylist()[3].strip("\x02\x03") == "U+202E"
+    assert drawn(data)[3].strip("\x02\x03") == "U+202E"
+    assert data["text"] == data["signature"]
+    assert not data["tools"]
 
 
 def test_details_list_twenty_alternatives_and_mark_the_one_that_was_said(tables, declared):
@@ -177,7 +286,7 @@ def test_no_token_can_leave_the_data_of_the_html(tables):
     assert "<" not in scripts[0]
     assert "&" not in scripts[0]
     data = json.loads(scripts[0])
-    assert "onerror" in "".join(data["columns"]["piece"])
+    assert "onerror" in "".join(data["words"])
     assert "<img" not in page
     assert "\u202e" not in page
     assert data["columns"]["surprisal"][0] is None
@@ -194,7 +303,7 @@ def test_a_result_in_a_notebook_shows_one_rollout(tables):
     result = Result("k" * 64, "statistics", "complete", "computed", lifted, None, {})
     page = result._repr_html_()
     data = re.search(r"<script type=\"application/json\">(.*?)</script>", page, re.S)
-    assert len(json.loads(data[1])["columns"]["piece"]) == len(HOSTILE)
+    assert len(json.loads(data[1])["columns"]["word"]) == len(HOSTILE)
 
 
 def test_a_result_without_tokens_is_shown_as_an_escaped_table():

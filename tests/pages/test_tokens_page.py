@@ -16,8 +16,10 @@ from streamlit.testing.v1 import AppTest
 import engine
 from engine.errors import Cancelled
 from pages.widgets import state
+from pages.widgets.selection import Selection
 from tests.pages import world
 
+HOSTILE = "</script><img src=x onerror=alert(1)>"
 COLD = """
 import json, sys
 from pathlib import Path
@@ -25,7 +27,7 @@ from tests.pages import world
 if sys.argv[1]:
     world.install(Path(sys.argv[1]))
 from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("app.py", default_timeout=60).run()
+app = AppTest.from_file("app.py", default_timeout=60).switch_page("pages/tokens.py").run()
 print(json.dumps({
     "torch": "torch" in sys.modules,
     "transformers": "transformers" in sys.modules,
@@ -54,7 +56,8 @@ def until(app: AppTest, ready: Callable[[AppTest], bool], seconds: float = 60) -
 
 @pytest.fixture
 def app(app_home: Path) -> AppTest:
-    return AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60).run()
+    app = AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60)
+    return app.switch_page("pages/tokens.py").run()
 
 
 @pytest.fixture
@@ -168,6 +171,80 @@ def test_odd_text_is_read_like_any_other(own: AppTest, text: str):
     until(own, idle)
     assert not own.exception
     assert "wrong inside" not in " ".join(texts(own))
+
+
+def test_the_selection_carries_over_to_the_same_text_only(app: AppTest):
+    trace = engine.gallery()[0].trace
+    here = app.session_state["tokenscope.selection"]
+    assert here.signature == trace.digest[:24]
+    kept = Selection(here.signature, 2, 5, 7, "another page")
+    app.session_state["tokenscope.selection"] = kept
+    app.run()
+    assert app.session_state["tokenscope.selection"] == kept
+    app.session_state["tokenscope.selection"] = Selection("x" * 24, 2, 5, 7, "another text")
+    app.run()
+    assert app.session_state["tokenscope.selection"] == here
+
+
+def test_a_statistic_of_another_text_is_not_missed(app: AppTest):
+    app.session_state["statistic"] = "no_such_signal"
+    app.run()
+    assert not app.exception
+    assert any(t.startswith("Surprisal") for t in texts(app))
+
+
+def logged_trace(**more: object) -> engine.Trace:
+    candidate = engine.subjects.Candidate
+    listed = (candidate(piece="4", logprob=-0.2), candidate(piece=HOSTILE, logprob=-2.0))
+    given = {
+        "ids": (-1, -1, -1),
+        "pieces": ("Q", "A: ", HOSTILE),
+        "ids_origin": "logged",
+        "response_start": 1,
+        "turns": ({"start": 0, "end": 3, "role": "text"},),
+        "signals": {"logprob": (None, -0.1, -2.0), "reward_share": (None, 0.5, -0.5)},
+        "candidates": ((), (), listed),
+        **more,
+    }
+    return engine.Trace.model_validate(given)
+
+
+def test_a_log_without_a_model_shows_what_the_log_says(app: AppTest):
+    app.session_state["tokenscope.trace"] = logged_trace()
+    app.session_state["text"] = state.OWN
+    app.session_state["tokenscope.drawn"] = True
+    until(app, idle)
+    app.run()
+    assert not app.exception
+    assert app.title[0].value == "What does the log say of every token?"
+    assert app.session_state["tokenscope.selection"].first == 2
+    table = app.dataframe[0].value
+    assert table["surprisal"].tolist()[1:] == pytest.approx([0.1, 2.0])
+    assert table["entropy_low"].isna().tolist() == [True, False, False]
+    assert table["logged_reward_share"].tolist()[1:] == [0.5, -0.5]
+    assert "logged_logprob" not in table
+    # The upper bound is not known here: there is nothing to colour by.
+    (pills,) = [b for b in app.get("button_group") if b.key == "statistic"]
+    offered = [option.content for option in pills.proto.options]
+    assert "entropy, at least" in offered
+    assert "entropy, at most" not in offered
+
+
+def test_a_log_with_ids_of_nobody_knows_whom_is_not_read_by_a_model(app: AppTest):
+    app.session_state["tokenscope.trace"] = logged_trace(ids=(1, 2, 3))
+    app.session_state["text"] = state.OWN
+    app.run()
+    assert app.title[0].value == "What does the log say of every token?"
+
+
+def test_a_log_without_numbers_still_shows_its_text(app: AppTest):
+    app.session_state["tokenscope.trace"] = logged_trace(signals={}, candidates=None)
+    app.session_state["text"] = state.OWN
+    until(app, idle)
+    app.run()
+    assert not app.exception
+    assert any("no log-probabilities" in t for t in texts(app))
+    assert app.get("bidi_component")
 
 
 class Slow:

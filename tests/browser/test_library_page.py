@@ -1,0 +1,163 @@
+"""The Library in a real browser: import, find, rename, pin, export, delete, ask."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from engine.workspace import Workspace
+from tests.engine.elsewhere import bundle, result_file
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=alert(1)> ![a](http://evil.example/a) =1+1 \u202eabc"
+
+
+@pytest.fixture
+def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open the Library; afterwards no page may have complained or asked another server."""
+    contexts, trouble = [], []
+
+    def open_page(*, scheme: str = "light", width: int = 1280) -> Page:
+        size = {"width": width, "height": 900}
+        context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("pageerror", lambda e: trouble.append(str(e)))
+        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
+        page.on(
+            "request",
+            lambda r: (
+                trouble.append(r.url)
+                if not r.url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
+                else None
+            ),
+        )
+        page.goto(f"{server}/library")
+        table(page).wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not trouble, trouble
+
+
+def table(page: Page):
+    return page.locator("[class*='st-key-library-table-'] canvas").first
+
+
+def mark(page: Page, row: int) -> None:
+    """Click the box at the left of a row, and wait until the buttons follow."""
+    box = table(page).bounding_box()
+    page.mouse.click(box["x"] + 14, box["y"] + 36 + 28 * row + 12)
+    page.locator(".st-key-library-export button:not([disabled])").first.wait_for()
+
+
+def button(page: Page, key: str):
+    return page.locator(f"[class*='st-key-{key}'] button").first
+
+
+def said(page: Page, text: str) -> None:
+    page.locator("[class*='st-key-hint-library']", has_text=text).first.wait_for()
+
+
+def bring(page: Page, name: str, data: bytes) -> None:
+    field = page.locator(".st-key-library-upload input[type=file]")
+    if not button(page, "library-import-go").is_visible():
+        page.locator(".st-key-library-bring summary").click()
+    field.set_input_files({"name": name, "mimeType": "application/zip", "buffer": data})
+    page.locator(".st-key-library-upload", has_text=".zip").wait_for()
+    button(page, "library-import-go").click()
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+def test_first_visit(visit, tmp_path: Path, scheme: str, width: int):
+    page = visit(scheme=scheme, width=width)
+    assert page.locator("h1").inner_text() == "What has been computed?"
+    said(page, "Nothing of your own")
+    page.locator(".st-key-sql-box summary").click()
+    page.locator(".st-key-sql-columns canvas").first.wait_for()
+    assert "statistics_tokens" in page.locator(".st-key-sql textarea").input_value()
+    button(page, "sql-ask").click()
+    page.locator(".st-key-sql-answer canvas").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / f"library-{scheme}-{width}.png", full_page=True)
+
+
+def test_a_result_comes_in_is_named_leaves_and_comes_back(visit, tmp_path: Path):
+    page = visit()
+    bring(page, "broken.zip", result_file(17)[:-40])
+    page.locator("[class*='st-key-problem-library-report']", has_text="broken.zip").wait_for()
+    data = bundle({"a.zip": result_file(17, HOSTILE), "b.zip": result_file(18, "Second")})
+    bring(page, "two.zip", data)
+    said(page, "Imported 2 results")
+    page.locator(".st-key-library-search input").fill("second")
+    page.locator(".st-key-library-search input").press("Enter")
+    # The table that a screen reader gets has a row more, for the header.
+    page.locator("[class*='st-key-library-table-'] [role=grid][aria-rowcount='2']").wait_for(
+        state="attached"
+    )
+    mark(page, 0)
+    button(page, "library-rename-").click()
+    title = page.locator("[class*='st-key-library-new-title'] input")
+    assert title.input_value() == "Second"
+    title.fill("The Second, renamed")
+    button(page, "library-rename-save").click()
+    said(page, "Renamed")
+    button(page, "library-pin").click()
+    said(page, "Pinned")
+    page.locator(".st-key-library-pin button", has_text="Unpin").wait_for()
+    button(page, "library-export").click()
+    button(page, "library-make").click()
+    with page.expect_download() as waiting:
+        page.locator(".st-key-library-download button").click()
+    file = tmp_path / waiting.value.suggested_filename
+    waiting.value.save_as(file)
+    assert file.suffix == ".zip"
+    page.keyboard.press("Escape")
+    page.screenshot(path=tmp_path / "library-actions.png", full_page=True)
+    button(page, "library-delete-").click()
+    button(page, "library-delete-sure").click()
+    said(page, "1 result deleted")
+    bring(page, file.name, file.read_bytes())
+    said(page, "Imported 1 result: The Second, renamed")
+    with Workspace(tmp_path / "elsewhere", role="client") as elsewhere:
+        from engine.library import Library
+
+        report = Library(elsewhere).bring(file.name, file.read_bytes())
+        assert report.added == ("The Second, renamed",)
+    page.locator(".st-key-sql-box summary").click()
+    page.locator(".st-key-sql textarea").fill(
+        "SELECT title, origin FROM results WHERE origin = 'imported' ORDER BY title"
+    )
+    page.locator(".st-key-sql textarea").press("Tab")
+    button(page, "sql-ask").click()
+    page.locator(".st-key-sql-answer canvas").first.wait_for()
+    with page.expect_download() as waiting:
+        page.locator(".st-key-download-sql-csv button").click()
+    answer = tmp_path / "answer.csv"
+    waiting.value.save_as(answer)
+    rows = list(csv.DictReader(answer.open(encoding="utf-8")))
+    assert [row["title"] for row in rows] == [HOSTILE, "The Second, renamed"]
+    page.locator(".st-key-sql textarea").fill("SELECT * FROM read_csv('/etc/passwd')")
+    page.locator(".st-key-sql textarea").press("Tab")
+    button(page, "sql-ask").click()
+    page.locator(".st-key-problem-sql", has_text="read_csv").wait_for()
+    page.screenshot(path=tmp_path / "library-sql.png", full_page=True)
+
+
+def test_open_turns_to_the_tokens(visit):
+    page = visit()
+    mark(page, 0)
+    button(page, "library-open").click()
+    page.locator(".t").first.wait_for()
+    assert page.locator("h1").inner_text() == "What did the model think of every token?"
