@@ -75,4 +75,4 @@ def encode(text: Text, model: str | ModelRef = "demo", workspace: Workspace | No
         UserError: for empty text, lone surrogates, texts too long, unknown models.
     """
     planned = (workspace or default_workspace()).plan_model(model)
-    return encode_text(text, planned.tokenizer, reader=planned.located)
+    return encode_text(text, planned.tokenizer, reader=planned.reader)

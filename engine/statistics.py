@@ -82,7 +82,7 @@ ALTERNATIVES = Table(
     caveats=(
         "The first token has no prediction: its values are empty.",
         "Temperature 1, no top-k or top-p: what the model thought, not what a sampler kept.",
-        "With half-precision weights the logits are summed in float32; the model itself rounds them.",
+        "With half-precision weights the logits are summed in float32; the model rounds them.",
         "Perplexity is exp of the mean surprisal in nats.",
     ),
 )

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from engine.answers import answer_text, checker
+from engine.caps import DRAWS, NEW_TOKENS
 from engine.context import Context
 from engine.critical.curve import Point, coarse_to_fine, critical_position, places
 from engine.errors import UserError
@@ -44,7 +45,12 @@ class ValueParams(Params):
     )
     checker: str = Field("answer", title="Checker", description="How an answer is judged.")
     n: int = Field(
-        32, ge=1, le=4096, title="Samples", description="How many continuations of each prefix."
+        32,
+        ge=1,
+        le=4096,
+        title="Samples",
+        description="How many continuations of each prefix.",
+        json_schema_extra=DRAWS,
     )
     every: int = Field(
         1, ge=1, title="Every k-th token", description="1 continues after every response token."
@@ -61,6 +67,7 @@ class ValueParams(Params):
         le=32_768,
         title="At most tokens",
         description="Longest continuation; one cut off there counts as wrong.",
+        json_schema_extra=NEW_TOKENS,
     )
     seed: int = Field(0, ge=0, lt=2**63, title="Seed")
 

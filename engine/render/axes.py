@@ -77,8 +77,13 @@ def axis(values: npt.NDArray[np.float32], quantity: Quantity) -> Axis:
         powers = max(1, math.ceil(math.log10(max(most, quantity.high or 0, low * 10) / low) - 1e-9))
         marks = [low * 10.0**k for k in range(0, powers + 1, math.ceil(powers / 4))]
         return Axis(low, low * 10.0**powers, tuple(zip(marks, _labels(marks), strict=True)), "log")
-    low = least if quantity.low is None else min(least, quantity.low)
-    high = most if quantity.high is None else max(most, quantity.high)
+    # Rounding may leave a value a hair outside of what is possible: no reason for another step.
+    hair = 1e-3 * (most - least)
+    low, high = least, most
+    if quantity.low is not None and least >= quantity.low - hair:
+        low = quantity.low
+    if quantity.high is not None and most <= quantity.high + hair:
+        high = quantity.high
     if quantity.low is None and 0 <= low <= high / 2:
         low = 0.0
     if high <= low:

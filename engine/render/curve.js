@@ -316,15 +316,3 @@ function decimate(values, from, to, unit) {
   }
   return { first, last, low, high, left };
 }
-
-function svg(tag, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-const place = (node, attributes) => {
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value.toFixed(2));
-};
-const show = (node, shown) => node?.setAttribute("visibility", shown ? "visible" : "hidden");

@@ -60,7 +60,8 @@ function themeOf(node) {
   node.append(probe);
   const lightness = (color) => {
     probe.style.color = color;
-    const [r, g, b, alpha = 1] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+    // A component that was just taken from the page has no colours: black, until it is gone.
+    const [r, g, b, alpha = 1] = (getComputedStyle(probe).color.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
     return alpha < 0.5 ? null : (0.299 * r + 0.587 * g + 0.114 * b) / 255;
   };
   const light = lightness(given || page.backgroundColor) ?? 1 - lightness(page.color);

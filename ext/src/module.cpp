@@ -242,13 +242,13 @@ class Accumulator {
       const double mean = s.s1 / s.s0;
       const bool good = !bad && !none;
       logz.data()[i] = static_cast<float>(log_z);
-      logprob.data()[i] = good ? static_cast<float>(own_[i] - log_z) : NONE;
+      logprob.data()[i] = good ? static_cast<float>(std::min(0.0, own_[i] - log_z)) : NONE;
       entropy.data()[i] =
           good ? static_cast<float>(std::max(0.0, std::log(s.s0) - mean)) : NONE;
       varentropy.data()[i] =
           good ? static_cast<float>(std::max(0.0, s.s2 / s.s0 - mean * mean)) : NONE;
       margin.data()[i] = good && s.count > 1 ? top[0] - top[1] : NONE;
-      max_prob.data()[i] = good ? static_cast<float>(std::exp(top[0] - log_z)) : NONE;
+      max_prob.data()[i] = good ? static_cast<float>(std::min(1.0, std::exp(top[0] - log_z))) : NONE;
       sum_p2.data()[i] = good ? static_cast<float>(s.q / (s.s0 * s.s0)) : NONE;
       self_certainty.data()[i] = good ? static_cast<float>(log_z - s.sum / s.count) : NONE;
       rank.data()[i] = good ? s.larger + 1 : -1;
@@ -256,7 +256,7 @@ class Accumulator {
       for (int j = 0; j < asked_; ++j) {
         const bool there = good && ids(i)[j] >= 0;
         top_ids.data()[i * asked_ + j] = there ? ids(i)[j] : -1;
-        top_logprobs.data()[i * asked_ + j] = there ? static_cast<float>(top[j] - log_z) : NONE;
+        top_logprobs.data()[i * asked_ + j] = there ? static_cast<float>(std::min(0.0, top[j] - log_z)) : NONE;
       }
     }
   }

@@ -80,7 +80,7 @@ def _rows(z: Tensor, target: Tensor, k: int) -> TokenStats:
     listed = good[:, None] & (values[:, :k] > -math.inf)
     return TokenStats(
         logz=torch.where(good | none, torch.where(none, -math.inf, log_z), nan),
-        logprob=torch.where(good, own[:, 0] - log_z, nan),
+        logprob=torch.where(good, (own[:, 0] - log_z).clamp(max=0), nan),
         entropy=torch.where(good, (log_s0 - mean).clamp(min=0), nan),
         varentropy=torch.where(good, varentropy, nan),
         rank=torch.where(good, (z > own).sum(-1) + 1, -1),
@@ -90,7 +90,7 @@ def _rows(z: Tensor, target: Tensor, k: int) -> TokenStats:
         sum_p2=torch.where(good, collision, nan),
         self_certainty=torch.where(good, log_z - mean_logit, nan),
         top_ids=torch.where(listed, ids[:, :k], -1),
-        top_logprobs=torch.where(listed, values[:, :k] - log_z[:, None], nan),
+        top_logprobs=torch.where(listed, (values[:, :k] - log_z[:, None]).clamp(max=0), nan),
     )
 
 
@@ -303,17 +303,17 @@ class Accumulator:
         listed = good[:, None] & (self._ids[:, : self.k] >= 0)
         return TokenStats(
             logz=torch.where(none, -math.inf, torch.where(good, log_z, math.nan)).to(narrow),
-            logprob=real(self._own.to(log_z) - log_z),
+            logprob=real((self._own.to(log_z) - log_z).clamp(max=0)),
             entropy=real((log_s0 - mean).clamp(min=0)),
             varentropy=real((self._s2 / self._s0 - mean * mean).clamp(min=0)),
             rank=torch.where(good, self._larger + 1, -1),
             ties=torch.where(good, self._equal, -1),
             margin=real(top[:, 0] - top[:, 1], good & (self._count > 1)),
-            max_prob=real((top[:, 0] - log_z).exp()),
+            max_prob=real((top[:, 0] - log_z).exp().clamp(max=1)),
             sum_p2=real(self._q / (self._s0 * self._s0)),
             self_certainty=real(log_z - self._sum / self._count),
             top_ids=torch.where(listed, self._ids[:, : self.k], -1),
-            top_logprobs=torch.where(listed, top[:, : self.k] - log_z[:, None], math.nan).to(
-                narrow
-            ),
+            top_logprobs=torch.where(
+                listed, (top[:, : self.k] - log_z[:, None]).clamp(max=0), math.nan
+            ).to(narrow),
         )

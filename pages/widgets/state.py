@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import streamlit as st
 import engine
 from engine import GalleryItem, Group, Request, Result, Text, Trace, UserError, Workspace
 from engine.jobs import Handle
+from engine.limits import Visitor
 from engine.plan import make_plan
 from pages.widgets.selection import Selection
 
@@ -232,7 +234,7 @@ def answer(slot: str, request: Request, *, start: bool = True) -> Result | Job |
         found = workspace().lookup(request)
         if found is not None or not start:
             return found
-        job = Job(plan.key, workspace().submit_plan(plan))
+        job = Job(plan.key, workspace().submit_plan(plan, visitor()))
         remember(f"job.{slot}", job)
     # Small jobs end within the blink of an eye: no need for a progress bar to flash up.
     if job.outcome is None and job.handle.wait(0.25):
@@ -243,6 +245,15 @@ def answer(slot: str, request: Request, *, start: bool = True) -> Result | Job |
     if isinstance(job.outcome, BaseException):
         raise job.outcome
     return job.outcome or job
+
+
+def visitor() -> Visitor:
+    """Who asks: this session, and the address it comes from."""
+    name = recall("visitor")
+    if name is None:
+        name = uuid.uuid4().hex
+        remember("visitor", name)
+    return Visitor(name, st.context.ip_address)
 
 
 def give_up(slot: str) -> None:

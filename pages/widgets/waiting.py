@@ -17,7 +17,7 @@ def waiting(job: Job, *, key: str, doing: str) -> None:
         if job.handle.done:
             st.rerun()
         progress = job.handle.progress
-        text = progress.message if progress else "Waiting for the worker"
+        text = progress.message if progress else _place(job.handle.ahead)
         if progress and progress.eta is not None and progress.eta >= 1:
             text += f" · about {_span(progress.eta)} left"
         with st.container(key=f"waiting-{key}", horizontal=True, vertical_alignment="center"):
@@ -27,6 +27,13 @@ def waiting(job: Job, *, key: str, doing: str) -> None:
             st.button("Cancel", key=f"cancel-{key}", on_click=job.handle.cancel)
 
     look()
+
+
+def _place(ahead: int | None) -> str:
+    """Where a computation stands that has not begun."""
+    if not ahead:
+        return "Waiting for the worker" if ahead is None else "Next in line"
+    return f"{ahead} {'other' if ahead == 1 else 'others'} before you"
 
 
 def _span(seconds: float) -> str:

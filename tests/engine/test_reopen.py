@@ -34,7 +34,8 @@ def test_a_result_opens_again_with_its_trace(workspace: Workspace) -> None:
     for key in (made.key, made.key[:12]):
         again, subject = workspace.reopen(key)
         assert subject == trace
-        assert subject is not None and subject.digest == trace.digest
+        assert subject is not None
+        assert subject.digest == trace.digest
         assert again.table("tokens") == made.table("tokens")
         assert "subject" not in again.tables
 

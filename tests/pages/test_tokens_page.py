@@ -252,6 +252,7 @@ class Slow:
 
     done = False
     cancelled = False
+    ahead = None
     progress = engine.Progress(0.4, "Read the logits of 40 of 100 tokens", 12.0)
 
     def cancel(self) -> None:

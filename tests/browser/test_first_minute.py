@@ -1,0 +1,166 @@
+"""The first minute of a stranger in a real browser: guess, curve, branch, chips, link, own text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+
+import engine
+from tests.pages.hostile import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+CULPRIT = next(item for item in engine.gallery() if item.name == "start").culprit
+
+
+@pytest.fixture
+def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page; afterwards nothing may have been fetched elsewhere, run, or complained."""
+    contexts: list[Any] = []
+    trouble: list[str] = []
+
+    def open_page(path: str = "/", *, scheme: str = "light", width: int = 1280) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda e: trouble.append(f"page error: {e}"))
+        page.on("dialog", lambda d: (trouble.append(f"dialog: {d.message}"), d.dismiss()))
+        ours = (server, server.replace("http", "ws"), "data:", "blob:")
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(ours) else trouble.append(f"request: {r.url}"),
+        )
+        page.goto(server + path)
+        page.wait_for_selector(".t")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not trouble, trouble
+
+
+def settled(page: Page) -> None:
+    """Streamlit has run whatever was asked of it."""
+    page.wait_for_selector("[data-test-script-state='notRunning']")
+
+
+def answered(page: Page) -> None:
+    page.wait_for_selector(".ts-curve")
+    page.wait_for_selector(".ts-details .others li")
+    settled(page)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+def test_guess_curve_branch_chips_and_link(
+    visit: Callable[..., Page], server: str, tmp_path: Path, scheme: str, width: int
+) -> None:
+    assert CULPRIT is not None
+    page = visit(scheme=scheme, width=width)
+    assert page.locator("h1").inner_text() == "Which token broke it?"
+    assert page.locator(".ts-curve").count() == 0
+    page.screenshot(path=tmp_path / f"start-asked-{scheme}.png")
+    page.locator(".t").nth(CULPRIT.position + 3).click()
+    answered(page)
+    # The culprit is outlined with its fall, the guess beside it, and the curve falls there.
+    fall = f"{CULPRIT.before:.2f} → {CULPRIT.after:.2f}"
+    page.get_by_text(fall).first.wait_for()
+    page.get_by_text("your guess").first.wait_for()
+    page.locator(".ts-details dd", has_text=f"{CULPRIT.position} of").wait_for()
+    page.screenshot(path=tmp_path / f"start-answered-{scheme}.png")
+    page.get_by_role("button", name="Make it say").click()
+    page.locator(".ts-stream .verdict.right").wait_for()
+    page.get_by_role("button", name="Now try it yourself").wait_for()
+    page.screenshot(path=tmp_path / f"start-branch-{scheme}.png", full_page=True)
+    # The link gives the same view to somebody else.
+    page.get_by_role("button", name="Copy link").click()
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert "text=start" in link
+    assert f"select={CULPRIT.position}" in link
+    page.get_by_role("button", name="Copy as Python").click()
+    code = page.evaluate("navigator.clipboard.readText()")
+    compile(code, "copied", "exec")
+    # The chips take the token along.
+    page.get_by_role("button", name="What did it think?").click()
+    page.get_by_role("heading", name="What did the model think of every token?").wait_for()
+    page.locator(".ts-details dd", has_text=f"{CULPRIT.position} of").wait_for()
+    parts = urlsplit(link)
+    other = visit(f"/tokens?{parts.query}")
+    other.locator(".ts-details dd", has_text=f"{CULPRIT.position} of").wait_for()
+
+
+def test_a_guess_by_keyboard(visit: Callable[..., Page]) -> None:
+    page = visit()
+    page.locator(".tokens").focus()
+    for key in ("End", "ArrowLeft"):
+        page.keyboard.press(key)
+    answered(page)
+    page.get_by_text("your guess").first.wait_for()
+
+
+def test_a_log_full_of_hostile_tokens(visit: Callable[..., Page], tmp_path: Path) -> None:
+    """Brought through the drop zone, looked at on every page that takes a trace."""
+    content = [
+        {
+            "token": token,
+            "bytes": list(token.encode("utf-8")),
+            "logprob": -0.5,
+            "top_logprobs": [
+                {"token": other, "bytes": list(other.encode("utf-8")), "logprob": -1.5 - k}
+                for k, other in enumerate((token, HOSTILE[(i + 1) % len(HOSTILE)]))
+            ],
+        }
+        for i, token in enumerate(t for t in HOSTILE if t)
+    ]
+    log = {
+        "object": "chat.completion",
+        "model": "<b>model</b>",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "".join(HOSTILE)},
+                "logprobs": {"content": content},
+            }
+        ],
+    }
+    file = tmp_path / "![x](javascript:alert(1)) <b>.json"
+    file.write_text(json.dumps(log))
+    page = visit()
+    page.locator("input[type=file]").set_input_files(file)
+    page.get_by_role("button", name="Look at its").click()
+    page.wait_for_selector(".t:nth-child(5)")
+    settled(page)
+    for token in page.locator(".t").all()[:6]:
+        token.hover()
+    page.locator(".t").nth(2).click()
+    settled(page)
+    page.screenshot(path=tmp_path / "hostile-log.png", full_page=True)
+    page.get_by_role("link", name="Library").click()
+    page.get_by_role("heading", name="What has been computed?").wait_for()
+    settled(page)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x00\x01 broken", '{"messages": [', "x" * 400_000],
+)
+def test_odd_input_keeps_the_page_alive(visit: Callable[..., Page], text: str) -> None:
+    page = visit()
+    area = page.locator("textarea").last
+    area.fill(text)
+    area.press("Control+Enter")
+    settled(page)
+    assert page.get_by_text("Something went wrong inside").count() == 0
+    assert page.locator("h1").inner_text() == "Which token broke it?"
