@@ -108,8 +108,8 @@ def _pending() -> bool:
     """Progress of what is being drawn; True while it goes on."""
     try:
         job = grown.pending()
-    except Cancelled:
-        hint("Cancelled before the first continuation was finished.", key="branch")
+    except Cancelled as error:
+        hint(str(error) or "Cancelled before the first continuation was finished.", key="branch")
         return False
     except UserError as error:
         problem(error, key="branch")
@@ -142,9 +142,9 @@ def _requested(key: Key, trace: Trace) -> None:
 def _result(shown: Trace, model: str) -> Result | None:
     try:
         found = state.answer("branches.statistics", state.statistics_request(shown, model))
-    except Cancelled:
+    except Cancelled as error:
         with st.container(key="hint-branch", horizontal=True, vertical_alignment="center"):
-            st.text("Cancelled.")
+            st.text(str(error) or "Cancelled.")
             st.button("Start again", on_click=state.give_up, args=("branches.statistics",))
         return None
     if isinstance(found, state.Job):

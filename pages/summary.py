@@ -111,9 +111,9 @@ def _answer(slot: str, request: Request, doing: str) -> Result | None:
     """The result, or None while it is computed or after it was cancelled."""
     try:
         found = state.answer(slot, request)
-    except Cancelled:
+    except Cancelled as error:
         with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
-            st.text("Cancelled.")
+            st.text(str(error) or "Cancelled.")
             st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
         return None
     if isinstance(found, state.Job):

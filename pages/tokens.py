@@ -56,8 +56,8 @@ def _answers() -> None:
         job = state.waiting_answers()
     except UserError as error:
         problem(error, key="generate")
-    except Cancelled:
-        hint("Cancelled before the first response was finished.", key="generate")
+    except Cancelled as error:
+        hint(str(error) or "Cancelled before the first response was finished.", key="generate")
     else:
         if job is not None:
             waiting(job, key="generate", doing="Generating")
@@ -72,9 +72,9 @@ def _result(request: Request, trace: Trace) -> Result | None:
         problem(error, key="statistics")
         _plain(trace)
         return None
-    except Cancelled:
+    except Cancelled as error:
         with st.container(key="hint-statistics", horizontal=True, vertical_alignment="center"):
-            st.text("Cancelled.")
+            st.text(str(error) or "Cancelled.")
             st.button("Start again", on_click=state.give_up, args=("statistics",))
         return None
     if isinstance(found, state.Job):
@@ -180,7 +180,8 @@ def _remarks(result: Result, trace: Trace) -> list[str]:
     if not trace.exact:
         remarks.append("The tokenizer changes this text: its tokens do not spell it exactly.")
     if result.status == "partial":
-        remarks.append("Cancelled before the end: the rest has no values.")
+        why = [n["reason"] for n in result.notes.to_pylist() if n["table"] is n["column"] is None]
+        remarks.append(why[0] if why else "Cancelled before the end: the rest has no values.")
     if result.not_stored:
         remarks.append(result.not_stored)
     return remarks

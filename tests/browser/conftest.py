@@ -46,9 +46,9 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(world_folder: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a fresh app with an empty store."""
+    """The address of a fresh app with an empty store, one for each file of tests."""
     chromium()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
