@@ -207,7 +207,7 @@ def test_a_link_selects_in_every_view(visit):
             """(name) => {
               const roots = [...document.querySelectorAll("*")].map((e) => e.shadowRoot);
               const found = roots.map((root) => root?.querySelector(name)).find(Boolean);
-              return String(found?.view.selection) === "3,5";
+              return String(found?.view?.selection) === "3,5";
             }""",
             arg=f".ts-{kind}",
         )
