@@ -7,10 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import streamlit as st
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+from starlette.routing import Route
 from streamlit import config, net_util
 from streamlit.runtime.pages_manager import PagesManager
 
 from engine.profile import Profile
+
+# Threads of torch that wait for each other sleep: spinning, they take the processor from those they
+# wait for as soon as anything else runs beside them (measured: 94 s of processor time, then 17).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Whatever the configuration says, a site for strangers tells no internals and sends nothing out.
 # What is typed may be larger than what may be uploaded: longer texts get a sentence, while above
@@ -24,6 +31,8 @@ HOSTED = {
     "server.maxWidgetStateSize": 8,
 }
 
+IMPORTS = 256
+"""Megabytes of a result file that one's own machine takes in (pages/widgets/importbox.py)."""
 
 # Streamlit asks a server on the internet for this machine's address: at every start, and again for
 # every connection from a foreign origin. Nothing here needs it.
@@ -34,8 +43,10 @@ def hold(profile: Profile) -> None:
     """Hold the server to the profile."""
     # The server counts in whole megabytes, the readers in bytes.
     megabytes = max(1, profile.max_upload_bytes >> 20)
-    config.set_option("server.maxUploadSize", megabytes)
-    if profile.name == "hosted":
+    hosted = profile.name == "hosted"
+    # The drop zone keeps to its own limit; results that come back from elsewhere are larger.
+    config.set_option("server.maxUploadSize", megabytes if hosted else max(megabytes, IMPORTS))
+    if hosted:
         for name, value in HOSTED.items():
             config.set_option(name, value)
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -63,4 +74,16 @@ def on_script_error(error: Exception) -> bool:
     return True
 
 
-app = st.App("app.py", lifespan=lifespan, on_script_error=on_script_error)
+async def start(request: Request) -> RedirectResponse:
+    """The page that opens first lives at the root: Streamlit gives it no name of its own."""
+    # Relative, so that it holds behind a proxy that serves the app below a path.
+    root = "../" if request.url.path.endswith("/") else "./"
+    return RedirectResponse(root + (f"?{request.url.query}" if request.url.query else ""))
+
+
+app = st.App(
+    "app.py",
+    lifespan=lifespan,
+    on_script_error=on_script_error,
+    routes=[Route(path, start) for path in ("/start", "/start/")],
+)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from math import exp
-
 from engine import Request, Trace, group_from_samples, run
 from engine.answers import check
-from engine.critical.curve import clopper_pearson
 from engine.critical.value import value_request
 from engine.gallery import Culprit, Tried
 from engine.subjects import Parent, Span, Turn
-from engine.tokenization import show
 from engine.workspace import Workspace
 
-CANDIDATES = 3
-"""How many of the model's most probable other tokens are tried."""
-
-SAMPLES = 32
+SAMPLES = 64
+"""What the analyses draw by default."""
 
 
 def blame(
     workspace: Workspace, trace: Trace, model: str, expected: str
 ) -> tuple[Culprit | None, Trace | None]:
     """The token with the largest fall in value, and the branch that repairs the story.
+
+    Both come from the analyses that the Critical page runs, with their default settings.
 
     Args:
         workspace: keeps all samples, so that nothing is drawn twice.
@@ -38,21 +34,16 @@ def blame(
     position = summary["position"]
     if position is None:
         return None, None
-    tried = []
-    branches: dict[int, Trace] = {}
-    for token_id, data, probability in _others(workspace, trace, model, position):
-        changed = replaced(trace, position, token_id, data)
-        asked = Request("generate", changed, model, {"n": SAMPLES})
-        rollouts = group_from_samples(run(asked, workspace=workspace)[0]).rollouts
-        right = [t for t in rollouts if _finished(t) and check(t, expected) is True]
-        low, high = map(float, clopper_pearson(len(right), SAMPLES))
-        share = len(right) / SAMPLES
-        tried.append(
-            Tried(token_id, show(data), probability, SAMPLES, len(right), share, low, high)
+    (result,) = run(whatif_request(trace, model, expected, position), workspace=workspace)
+    rows = [row for row in result.table("alternatives").to_pylist() if not row["said"]]
+    tried = [
+        Tried(
+            row["alternative_id"],
+            row["alternative"],
+            *(row[name] for name in ("probability", "samples", "correct", "value", "low", "high")),
         )
-        if right:
-            title = f"With “{_bare(show(data))}” instead of “{_bare(summary['token'])}”"
-            branches[token_id] = right[0].evolve(parent=changed.parent, title=title)
+        for row in rows
+    ]
     best = max(tried, key=lambda t: t.correct, default=None)
     if best is None or not best.correct:
         best = None
@@ -66,7 +57,26 @@ def blame(
         why=_why(summary, best),
         tried=tuple(tried),
     )
-    return culprit, branches[best.token_id] if best else None
+    if best is None:
+        return culprit, None
+    data = rows[tried.index(best)]["alternative_bytes"]
+    branch = _repaired(workspace, replaced(trace, position, best.token_id, data), model, expected)
+    title = f"With “{_bare(best.token)}” instead of “{_bare(summary['token'])}”"
+    return culprit, branch.evolve(title=title)
+
+
+def whatif_request(trace: Trace, model: str, expected: str, position: int) -> Request:
+    """What the Critical page asks at a token, with its default settings."""
+    params = {"answer": expected, "position": position}
+    return Request("critical.whatif", trace, {"model": model}, params)
+
+
+def _repaired(workspace: Workspace, changed: Trace, model: str, expected: str) -> Trace:
+    """The first right continuation; it is one of those that were counted."""
+    asked = Request("generate", changed, model, {"n": SAMPLES})
+    rollouts = group_from_samples(run(asked, workspace=workspace)[0]).rollouts
+    right = [t for t in rollouts if _finished(t) and check(t, expected) is True]
+    return right[0].evolve(parent=changed.parent)
 
 
 def replaced(trace: Trace, position: int, token_id: int, data: bytes) -> Trace:
@@ -85,22 +95,6 @@ def replaced(trace: Trace, position: int, token_id: int, data: bytes) -> Trace:
         added=tuple(p for p in trace.added if p < position),
         parent=Parent(digest=trace.digest, position=position),
     )
-
-
-def _others(
-    workspace: Workspace, trace: Trace, model: str, position: int
-) -> list[tuple[int, bytes, float]]:
-    """The most probable ids that did not come: id, bytes and probability."""
-    special = workspace.plan_model(model).tokenizer.is_special
-    stats = run(Request("statistics", trace, model), workspace=workspace)[0]
-    rows = stats.table("alternatives").to_pylist()
-    return [
-        (row["alternative_id"], row["alternative_bytes"], exp(row["logprob"]))
-        for row in rows
-        if row["position"] == position
-        and row["alternative_id"] != trace.ids[position]
-        and not special(row["alternative_id"])
-    ][:CANDIDATES]
 
 
 def _finished(trace: Trace) -> bool:

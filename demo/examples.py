@@ -22,6 +22,9 @@ SAMPLES = 16
 STORIES = 200
 """Stories of each length that are tried."""
 
+CHOSEN = "Chosen for its sharp fall: it shows what can happen, not how often."
+"""Said of every wrong story: only those are kept that fall at one token and can be mended."""
+
 SHORT = 300
 """Characters of a story's question, at most."""
 
@@ -46,6 +49,11 @@ class Pick:
     blames: Callable[[Culprit], bool] | None = None
     look: Callable[[Trace], bool] = lambda trace: True
     needed: bool = False
+
+    @property
+    def said(self) -> str:
+        """The description, and how the story was chosen where that bends its figures."""
+        return self.description if self.blames is None else f"{self.description} {CHOSEN}"
 
 
 def _solved(verdict: Verdict) -> bool:
@@ -211,7 +219,7 @@ def _find(
             return {
                 "name": pick.name,
                 "title": title,
-                "description": pick.description,
+                "description": pick.said,
                 "model": pick.model,
                 "expected": expected,
                 "trace": trace,

@@ -13,24 +13,44 @@ import argparse
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from demo.blame import whatif_request
 from demo.curiosities import CURIOSITIES
-from demo.examples import choose, groups
+from demo.examples import MODELS, choose, groups
 from demo.packing import pack
 from demo.stories import problems
-from engine import Group, Request, Text, Trace, encode, run
-from engine.answers import response_text
+from engine import (
+    Group,
+    Request,
+    Text,
+    Trace,
+    UserError,
+    encode,
+    group_from_samples,
+    open_rollouts,
+    run,
+    write_rollouts,
+)
+from engine.answers import check, response_text
 from engine.critical.value import value_request
 from engine.gallery import Culprit
 from engine.workspace import GALLERY, Workspace
 
 LONG = 1_500
 """Tokens of the long text, at least."""
+
+WRONG = 24
+"""Wrong answers, taken as they come, over which the scores are compared."""
+
+WRONG_LEVEL = 3
+"""Steps of their stories."""
 
 VALUED = ("solved", "solved-multidigit")
 """Right stories whose value curve is computed, too."""
@@ -46,9 +66,12 @@ def main() -> None:
     given = parser.parse_args().home
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "gallery"
-        with Workspace(given or temporary, role="client") as workspace:
+        # What the gallery holds now may be of older code.
+        with Workspace(given or temporary, role="client", gallery=False) as workspace:
             items = _items(workspace)
             _write(items, made, workspace)
+            for model in MODELS:
+                _compare(model, made, workspace)
         shutil.rmtree(GALLERY, ignore_errors=True)
         shutil.copytree(made, GALLERY)
     size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
@@ -126,8 +149,15 @@ def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> N
         trace = item["trace"] if group is None else group.rollouts[item["shown"]]
         subjects = [trace, *(s for s in (group, item.get("branch")) if s is not None)]
         requests = [Request("statistics", subject, model) for subject in subjects]
-        if item.get("culprit") is not None or item["name"] in VALUED:
+        culprit = item.get("culprit")
+        if culprit is not None or item["name"] in VALUED:
             requests.append(value_request(trace, model, item["expected"]))
+            requests.append(Request("critical.contrast", trace, model))
+        if culprit is not None:
+            known = {"answer": item["expected"]}
+            requests += _fitted(trace, model, known, workspace)
+            requests.append(Request("critical.agreement", trace, model, known))
+            requests.append(whatif_request(trace, model, item["expected"], culprit.position))
         for result in run(*requests, workspace=workspace):
             pack(workspace, result.key, folder / "results")
         rollouts = (trace,) if group is None else group.rollouts
@@ -136,6 +166,44 @@ def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> N
         with (folder / "items.jsonl").open("ab") as file:
             plain = {key: _plain(value) for key, value in record.items()}
             file.write(orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _fitted(trace: Trace, model: str, known: dict[str, Any], workspace: Workspace) -> list[Request]:
+    """A pair for this prompt, where its samples hold both right and wrong ones."""
+    request = Request("critical.fitted", trace, model, known)
+    try:
+        run(request, workspace=workspace)
+    except UserError as error:
+        _tell(f"no pair: {error}")
+        return []
+    return [request]
+
+
+def _compare(model: str, folder: Path, workspace: Workspace) -> None:
+    """Wrong answers as they come, and where each score would have looked in them.
+
+    The stories above were chosen for a sharp fall; these were not, so they say how often.
+    """
+    file = folder / f"wrong-{model}.jsonl"
+    write_rollouts(file, islice(_wrong_answers(model, workspace), WRONG))
+    began = time.monotonic()
+    request = Request("critical.agreement", open_rollouts(file), model)
+    (result,) = run(request, workspace=workspace)
+    pack(workspace, result.key, folder / "results")
+    rows = result.table("scores").to_pylist()
+    said = ", ".join(f"{row['score']} {row['first']:.2f}/{row['first_three']:.2f}" for row in rows)
+    _tell(f"{model}: first/first three: {said} ({time.monotonic() - began:.0f} s)")
+
+
+def _wrong_answers(model: str, workspace: Workspace) -> Iterator[Group]:
+    """The first answer to every story, where it ends and is wrong."""
+    for problem in problems("gallery:wrong", "test", WRONG_LEVEL):
+        asked = Request("generate", Text(prompt=problem.prompt), model, {"n": 1})
+        (trace,) = group_from_samples(run(asked, workspace=workspace)[0]).rollouts
+        expected = str(problem.answer)
+        finished = trace.sampling is not None and trace.sampling.finish == "stop"
+        if finished and check(trace, expected) is False:
+            yield Group(rollouts=(trace,), rewards=(0.0,), expected=expected)
 
 
 def _plain(value: Any) -> Any:

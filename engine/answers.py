@@ -1,98 +1,33 @@
-"""Answer checkers: is what a response says right? One registry, used wherever a reward is needed.
+"""What a response says, and when two answers are one. The checkers are in ``engine.checkers``.
 
 ::
 
     check("Solution: 7*8=56.\\nAnswer: 56 dollars", "56.0")   # True
-    checker("contains")("I cannot help.", "cannot")           # True
 
-A checker answers True, False, or None where there is nothing to judge. Needs no torch.
+Needs no torch.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
 from fractions import Fraction
-from functools import lru_cache, partial
-from types import MappingProxyType
-from typing import Any, Protocol
+from functools import lru_cache
 
-from engine.errors import UserError
 from engine.spans import _ANSWERS, _strip, find_spans
 from engine.trace import Trace
 
 
-class Checker(Protocol):
-    """Judges one response.
-
-    Args:
-        response: the response's text, or a whole trace (its response is looked at).
-        expected: what is right, as text.
+def check(response: str | Trace, expected: str) -> bool | None:
+    """The last answer in the response is the expected one; numbers are compared as numbers.
 
     Returns:
         None where there is nothing to judge: no answer was found, or nothing is expected.
     """
-
-    def __call__(self, response: str | Trace, expected: str) -> bool | None: ...
-
-
-_CHECKERS: dict[str, Callable[..., bool | None]] = {}
-
-
-def checker(name: str = "answer", **options: Any) -> Checker:
-    """The checker called ``name``, with its options set.
-
-    Raises:
-        UserError: for an unknown name or option, with those there are.
-    """
-    import inspect
-
-    found = _CHECKERS.get(name)
-    if found is None:
-        raise UserError(f"There is no answer checker {name!r}; use one of {', '.join(_CHECKERS)}.")
-    known = list(inspect.signature(found).parameters)[2:]
-    wrong = [option for option in options if option not in known]
-    if wrong:
-        has = ", ".join(known) or "none"
-        raise UserError(f"The checker {name} has no option {wrong[0]!r}; it has: {has}.")
-    return partial(found, **options) if options else found
-
-
-def checkers() -> Mapping[str, str]:
-    """Name and one-line description of every checker."""
-    return MappingProxyType({n: (f.__doc__ or "").split("\n")[0] for n, f in _CHECKERS.items()})
-
-
-def register(
-    name: str,
-) -> Callable[[Callable[..., bool | None]], Callable[..., bool | None]]:
-    """Register a function ``(response, expected, **options)`` as a checker; its first line is
-    the description people read."""
-
-    def add(function: Callable[..., bool | None]) -> Callable[..., bool | None]:
-        if name in _CHECKERS:
-            raise ValueError(f"the checker {name!r} is registered twice")
-        _CHECKERS[name] = function
-        return function
-
-    return add
-
-
-@register("answer")
-def check(response: str | Trace, expected: str) -> bool | None:
-    """The last answer in the response is the expected one; numbers are compared as numbers."""
     said = answer_text(response)
     if said is None or not expected.strip():
         return None
     return same_answer(said, expected)
-
-
-@register("contains")
-def contains(response: str | Trace, expected: str, *, text: str | None = None) -> bool | None:
-    """The expected words occur in the response, whatever their case."""
-    wanted = _plain(expected if text is None else text)
-    return wanted in _plain(response_text(response)) if wanted else None
 
 
 def response_text(response: str | Trace) -> str:
@@ -124,6 +59,36 @@ def answer_text(response: str | Trace) -> str | None:
     return None
 
 
+def boxed_text(text: str) -> str | None:
+    r"""What stands in the last ``\boxed{}`` whose braces close; escaped braces do not count."""
+    last: tuple[int, int] | None = None
+    # Where each brace that is open began; None for one that is not a box's.
+    opened: list[int | None] = []
+    for mark in _BRACES.finditer(text):
+        if mark[0].endswith("{") and mark[0] != r"\{":
+            opened.append(mark.end() if mark["box"] else None)
+        elif mark[0] == "}" and opened:
+            start = opened.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = (start, mark.start())
+    return None if last is None else text[last[0] : last[1]]
+
+
+def last_number(text: str) -> str | None:
+    """The last number written in a text, with the word that scales it ("3 million"), or None.
+
+    A sign counts where nothing stands right before it: "10-4" ends with 4, "= -4" with -4. Digits
+    inside a word or in an exponent are no number of their own.
+    """
+    found = [mark[0] for mark in _IN_TEXT.finditer(_folded(text))]
+    return found[-1] if found else None
+
+
+def is_number(text: str) -> bool:
+    """Whether ``same_answer`` takes the text for a number."""
+    return isinstance(_canonical(text), Fraction)
+
+
 def _words(trace: Trace, start: int, end: int) -> str:
     hidden = {*trace.special, *trace.added}
     kept = (trace.pieces[p] for p in range(start, end) if p not in hidden)
@@ -141,6 +106,7 @@ def same_answer(said: str, expected: str) -> bool:
     return _canonical(said) == _canonical(expected)
 
 
+_BRACES = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|[{}]", re.DOTALL)
 _SIGNS = str.maketrans({"−": "-", "–": "-", "‐": "-", "⁄": "/", "∕": "/"})
 _LATEX = (
     (re.compile(r"\\(?:left|right|displaystyle|[!,;: ])"), " "),
@@ -171,21 +137,32 @@ _NO_UNITS = frozenset({
 })  # fmt: skip
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6}
 _SCALES |= {"billion": 10**9, "trillion": 10**12}
+_DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,200})(?:\.\d{1,200})?|\.\d{1,200})"
+_IN_TEXT = re.compile(
+    rf"(?<![\w^.])(?:(?<![)\]}}])[-+])?(?:[{_CURRENCY}]-?)?"
+    rf"(?:\d{{1,200}} \d{{1,200}}/\d{{1,200}}|{_DIGITS}(?:e[-+]?\d{{1,3}})?(?:/{_DIGITS})?)"
+    rf"(?![\d/])(?: (?:{'|'.join(_SCALES)})\b)*"
+)
 
 
 @lru_cache(maxsize=4096)
 def _canonical(text: str) -> Fraction | str:
-    plain = _plain(text)
+    plain = plain_text(text)
     number = _number(plain) if len(plain) <= 400 else None
     return plain if number is None else number
 
 
-def _plain(text: str) -> str:
-    """Text without what does not matter: forms, case, spaces, invisible signs, wrapping."""
+def _folded(text: str) -> str:
+    """Text in one form, case and spacing; its ends as they are."""
     for pattern, replacement in _LATEX:
         text = pattern.sub(replacement, text)
     text = unicodedata.normalize("NFKC", "".join(map(_unfold, text)))
-    text = " ".join(text.translate(_SIGNS).casefold().split())
+    return " ".join(text.translate(_SIGNS).casefold().split())
+
+
+def plain_text(text: str) -> str:
+    """Text without what does not matter: forms, case, spaces, invisible signs, wrapping."""
+    text = _folded(text)
     bare = text.lstrip(_ENDS.replace(".", "")).rstrip(_ENDS)
     inside = _BRACKETS.fullmatch(bare)
     bare = inside[1].strip() if inside else bare

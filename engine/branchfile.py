@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 from pydantic import ValidationError
 
@@ -44,10 +46,19 @@ def loads(data: bytes) -> Tree:
         record = orjson.loads(data)
     except orjson.JSONDecodeError:
         raise UserError("The file is not valid JSON: choose a tree of branches.") from None
-    if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+    return read_tree(record)
+
+
+def read_tree(record: Any) -> Tree:
+    """A tree from the JSON value of its file.
+
+    Raises:
+        UserError: when it is none.
+    """
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise UserError(f"The file is no tree of branches ({SCHEMA}): choose another.")
     try:
-        return Tree.model_validate(record)
+        return Tree.model_validate({k: v for k, v in record.items() if k != "schema"})
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"The tree of branches does not hold together ({reason}).") from None

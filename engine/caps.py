@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.config import JsonDict
 
+from engine.checkers import check_allowed
 from engine.errors import UserError
 from engine.profile import Profile
 from engine.records import iter_groups
@@ -44,6 +45,22 @@ def check_place(
     path = Path(subject.path).resolve()
     if not any(path.is_relative_to(folder.resolve()) for folder in folders()):
         raise UserError("Files cannot be named here: open yours on the page instead.")
+
+
+def check_code(params: BaseModel, profile: Profile) -> None:
+    """Refuse a checker that runs a typed program where strangers come, stored or not.
+
+    Every param whose name ends in ``checker`` is looked at: no analysis has to remember it.
+
+    Raises:
+        UserError: It is one.
+    """
+    for name in type(params).model_fields:
+        value = getattr(params, name)
+        if isinstance(value, BaseModel):
+            check_code(value, profile)
+        elif name.endswith("checker") and isinstance(value, str):
+            check_allowed(value, profile.allow_code)
 
 
 def check_cost(

@@ -111,7 +111,7 @@ def _build() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a param by name"
     )
     compute.add_argument("--table", help="which table; default: the main one")
-    _common(compute, "file to write: .parquet, .csv, .json, .arrow or .xlsx")
+    _common(compute, "file to write: .parquet, .csv, .json, .jsonl, .arrow or .xlsx")
     compute.set_defaults(do=_do_run)
 
     serve = verbs.add_parser("serve", help="the app")
@@ -130,16 +130,19 @@ def _common(parser: argparse.ArgumentParser, out: str) -> None:
 def _do_models(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
+    from engine import kernel
     from engine.catalogue import Profile, models
 
     found = [asdict(info) for info in models(Profile.from_env())]
     if options.json:
-        _print_json(found)
+        # A list of objects is promised, so each says what computes its statistics on the CPU.
+        _print_json([{**info, "kernel": kernel.described()} for info in found])
         return
     for info in found:
         state = f"{info['parameters'] or 0:>15,}" if info["available"] else "  not available"
         why = "" if info["available"] else f"  {info['reason']}"
         print(f"{info['name']:<26}{state}{why}")
+    print(kernel.sentence())
 
 
 def _do_analyses(options: argparse.Namespace) -> None:

@@ -108,6 +108,13 @@ class Context:
         """The first ``count`` continuations of ``prefix``; only those never drawn are computed."""
         yield from self.workspace.samples(self.plan.models[role], prefix, sampler, count)
 
+    def samples_after(
+        self, ids: Sequence[int], wanted: Mapping[int, int], sampler: Sampler, role: str = "model"
+    ) -> Iterator[tuple[int, dict[int, list[Continuation]]]]:
+        """Continuations of several prefixes of ``ids``; see ``Workspace.samples_after``."""
+        model = self.plan.models[role]
+        yield from self.workspace.samples_after(model, ids, wanted, sampler)
+
     def run(self, request: Request) -> Result:
         """Another analysis, computed inline (or read from the store)."""
         return self.workspace.run_inline(request)

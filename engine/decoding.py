@@ -94,6 +94,20 @@ def _room(like: Tensor, length: int) -> Tensor:
     return like.new_empty(batch, heads, length, width)
 
 
+def refuse_state(model: LoadedModel) -> None:
+    """Refuse a model that keeps more than keys and values.
+
+    Raises:
+        UserError: Its state cannot be shared between samples.
+    """
+    kinds = getattr(model.model.config.get_text_config(), "layer_types", None) or ()
+    if getattr(type(model.model), "_is_stateful", False) or set(kinds) - ATTENTION_KINDS:
+        raise UserError(
+            f"{model.name} keeps a state that cannot be shared between samples: choose a "
+            "model with attention only."
+        )
+
+
 class Prefilled:
     """A prefix read once, from which any number of rows can start.
 
@@ -106,12 +120,7 @@ class Prefilled:
     """
 
     def __init__(self, model: LoadedModel, ids: tuple[int, ...]) -> None:
-        kinds = getattr(model.model.config.get_text_config(), "layer_types", None) or ()
-        if getattr(type(model.model), "_is_stateful", False) or set(kinds) - ATTENTION_KINDS:
-            raise UserError(
-                f"{model.name} keeps a state that cannot be shared between samples: choose a "
-                "model with attention only."
-            )
+        refuse_state(model)
         self.model = model
         self.length = len(ids)
         self.cache = Cache(layer_class_to_replicate=RowLayer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -83,7 +84,7 @@ def execute(plan: Plan, workspace: Workspace) -> Generator[Progress, None, Resul
     try:
         for step in steps:
             if isinstance(step, Progress):
-                yield step
+                yield step if state is None else replace(step, so_far=_tables_of(state))
             else:
                 state = step
     except Cancelled as stop:
@@ -133,6 +134,10 @@ def execute(plan: Plan, workspace: Workspace) -> Generator[Progress, None, Resul
 _State = Callable[[], tuple[Mapping[str, pa.Table], pa.Table]]
 
 
+def _tables_of(state: _State) -> Callable[[], Mapping[str, pa.Table]]:
+    return lambda: state()[0]
+
+
 def _single(
     plan: Plan, workspace: Workspace, resume: Mapping[str, pa.Table] | None
 ) -> Generator[Progress | _State, None, None]:
@@ -149,8 +154,6 @@ def _single(
 def _lifted(plan: Plan, workspace: Workspace) -> Generator[Progress | _State, None, None]:
     """An analysis of one trace over all rollouts: each is a request of its own, so nothing that
     was computed before is computed again, and what is done stays when the job is cancelled."""
-    from dataclasses import replace
-
     parts: dict[str, list[pa.Table]] = {name: [] for name in plan.analysis.tables}
     notes: list[pa.Table] = []
     total = plan.subject.count if isinstance(plan.subject, Rollouts) else None

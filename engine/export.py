@@ -1,7 +1,9 @@
-"""Tables as files: Parquet, Arrow, CSV, JSON and XLSX, each with its provenance.
+"""Tables as files: Parquet, Arrow, CSV, JSON, JSONL and XLSX, each with its provenance.
 
 Parquet and Arrow carry provenance and notes as JSON in the schema metadata (key ``tokenscope``),
-XLSX as sheets of its own, CSV and JSON records as constant columns at the end of each row.
+XLSX as sheets of its own, CSV and JSON records as constant columns at the end of each row. JSONL is
+read by trainers, so its rows get one column only, ``result_key``; a file has the rest beside it, in
+``NAME.provenance.json``.
 """
 
 from __future__ import annotations
@@ -47,8 +49,17 @@ def export_file(result: Result, table: str | None, path: str | Path) -> None:
     """
     fmt = check_suffix(path)
     chosen = result.table(table)
-    with whole_file(path) as temporary, temporary.open("wb") as sink:
-        _WRITERS[fmt](chosen, result, sink)
+    with whole_file(path) as temporary:
+        with temporary.open("wb") as sink:
+            _WRITERS[fmt](chosen, result, sink)
+        if fmt == "jsonl":
+            with whole_file(provenance_file(path)) as beside:
+                beside.write_bytes(orjson.dumps(_document(result), option=orjson.OPT_INDENT_2))
+
+
+def provenance_file(path: str | Path) -> Path:
+    """Where the provenance of a JSONL file is kept: ``pairs.provenance.json`` beside it."""
+    return Path(path).with_suffix(".provenance.json")
 
 
 def check_suffix(path: str | Path) -> str:
@@ -86,8 +97,11 @@ def flat_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_metadata(table: pa.Table, result: Result) -> pa.Table:
-    document = {"provenance": dict(result.provenance), "notes": result.notes.to_pylist()}
-    return table.replace_schema_metadata({"tokenscope": orjson.dumps(document)})
+    return table.replace_schema_metadata({"tokenscope": orjson.dumps(_document(result))})
+
+
+def _document(result: Result) -> dict[str, Any]:
+    return {"provenance": dict(result.provenance), "notes": result.notes.to_pylist()}
 
 
 def _parquet(table: pa.Table, result: Result, sink: Any) -> None:
@@ -139,6 +153,14 @@ def _json(table: pa.Table, result: Result, sink: Any) -> None:
             sink.write(orjson.dumps(_jsonable(row)))
             first = False
     sink.write(b"\n]\n")
+
+
+def _jsonl(table: pa.Table, result: Result, sink: Any) -> None:
+    key = str(result.provenance["key"])
+    for batch in table.to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            line = {**_jsonable(row), "result_key": key}
+            sink.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _xlsx(table: pa.Table, result: Result, sink: Any) -> None:
@@ -211,9 +233,10 @@ _WRITERS: dict[str, Callable[[pa.Table, Result, Any], None]] = {
     "parquet": _parquet,
     "csv": _csv,
     "json": _json,
+    "jsonl": _jsonl,
     "arrow": _arrow,
     "xlsx": _xlsx,
 }
 
 FORMATS = tuple(_WRITERS)
-"""The five formats, by file suffix."""
+"""The formats, by file suffix."""

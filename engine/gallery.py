@@ -8,9 +8,14 @@
 - ``culprit``: for wrong stories the fields of ``Culprit``, with ``tried`` as a list of objects;
 - ``branch``: a trace, for a culprit that has a better alternative.
 
+``demo/gallery/wrong-MODEL.jsonl`` holds wrong answers of a model as they came, none chosen
+(``wrong_rollouts``).
+
 ``demo/gallery/results`` is a layer of the store. It holds ``statistics`` with default params of
-every item's trace, group and branch, and what ``engine.critical.value.value_request(item.trace,
-item.model, item.expected)`` asks for, of every item with a culprit and some right ones.
+every item's trace, group and branch, what ``engine.critical.value.value_request(item.trace,
+item.model, item.expected)`` asks for and ``critical.contrast``, of every item with a culprit and
+some right ones; of every item with a culprit also ``critical.fitted``, ``critical.whatif`` at the
+culprit and ``critical.agreement``; and ``critical.agreement`` over the wrong answers.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ from typing import Any, Literal
 
 import orjson
 
-from engine.subjects import Group, Trace
+from engine.records import open_rollouts
+from engine.subjects import Group, Rollouts, Trace
 from engine.workspace import GALLERY
 
 
@@ -57,8 +63,8 @@ class Culprit:
         token: its text.
         before, after: chance of a right answer without it and with it; intervals are in the
             table ``summary`` of the stored ``critical.value``.
-        alternative_id, alternative: of the model's three most probable other tokens, the one
-            whose continuations are right most often; None when none ever is.
+        alternative_id, alternative: of the model's most probable other tokens, the one whose
+            continuations are right most often; None when none ever is.
         why: one sentence with the evidence.
         tried: all that were tried, most probable first.
     """
@@ -123,6 +129,15 @@ def gallery() -> tuple[GalleryItem, ...]:
     if not file.is_file():
         return ()
     return tuple(_item(orjson.loads(line)) for line in file.read_bytes().splitlines())
+
+
+@lru_cache(maxsize=8)
+def wrong_rollouts(model: str) -> Rollouts | None:
+    """Wrong answers of a bundled model, taken as they came; None for another model."""
+    if not model.replace("-", "").isalnum():
+        return None
+    file = GALLERY / f"wrong-{model}.jsonl"
+    return open_rollouts(file) if file.is_file() else None
 
 
 def _item(record: dict[str, Any]) -> GalleryItem:

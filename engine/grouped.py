@@ -103,7 +103,7 @@ POPULATION = Table(
     "grouped",
     version=1,
     subject=(Trace, Group, Rollouts),
-    models_optional=True,
+    optional_models=("model",),
     params=GroupedParams,
     tables={"groups": GROUPS, "population": POPULATION},
     title="On which tokens is the model unsure?",

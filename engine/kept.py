@@ -119,7 +119,7 @@ def kept_tokens(ctx: Context) -> Iterator[Progress | Tables]:
         )
     yield Progress(None, "Loading the model")
     sampler = Sampler(**settings.model_dump(exclude={"position"}))
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = ctx.logits(position - 1, position)
         plain = torch.log_softmax(logits.double(), dim=-1)
         drawn = weights(plain, sampler)[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import catalogue, keys
-from engine.caps import check_cost, check_place
+from engine.caps import check_code, check_cost, check_place
 from engine.encode import encode_text
 from engine.errors import UserError
 from engine.modelref import ModelRef
@@ -88,6 +88,7 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
             f"not at a {type(request.subject).__name__.lower()}."
         )
     check_place(request.subject, workspace.profile, workspace.folders)
+    check_code(params, workspace.profile)
     models = _models(declared, request, workspace)
     subject = request.subject
     if isinstance(subject, Text) and Text not in declared.subjects:
@@ -177,7 +178,8 @@ def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[
     given = request.models
     if not declared.models:
         return {}
-    if given is None and declared.models_optional and not isinstance(request.subject, Text):
+    needed = [role for role in declared.models if role not in declared.optional_models]
+    if given is None and not needed and not isinstance(request.subject, Text):
         return {}
     if given is None:
         raise UserError(f"{declared.name} needs a model: name one, for example demo.")
@@ -190,7 +192,8 @@ def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[
         name = base.source if isinstance(base, ModelRef) else base
         family = catalogue.siblings(name)
         by_role.update({role: family[role] for role in missing if role in family})
-        missing = [role for role in declared.models if role not in by_role]
+    # Who names models at all must name one, even where none is needed.
+    missing = [role for role in needed or declared.models if role not in by_role]
     if missing:
         raise UserError(
             f"{declared.name} needs a model for {' and '.join(missing)}: "
@@ -201,7 +204,21 @@ def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[
         raise UserError(
             f"{declared.name} has no role {unknown[0]!r}; it has: {', '.join(declared.models)}."
         )
-    return {role: workspace.plan_model(by_role[role]) for role in declared.models}
+    models = {r: workspace.plan_model(by_role[r]) for r in declared.models if r in by_role}
+    _check_one_tokenizer(declared, models)
+    return models
+
+
+def _check_one_tokenizer(declared: Analysis, models: Mapping[str, PlannedModel]) -> None:
+    """Models that look at one sequence of ids must mean the same by them."""
+    first = next(iter(models.values()))
+    for model in models.values():
+        if model.tokenizer.digest != first.tokenizer.digest:
+            raise UserError(
+                f"{declared.name} compares predictions of the same token ids, but "
+                f"{first.located.name} and {model.located.name} have different tokenizers: "
+                "choose models with one tokenizer."
+            )
 
 
 def _params_document(params: Params, workspace: Workspace) -> dict[str, Any]:

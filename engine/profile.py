@@ -36,6 +36,7 @@ class Profile:
         max_parameters: Larger models are refused.
         allow_folders: Whether folders and files may be named.
         allow_hub: Whether any hub id may be named; those in ``allowed`` always may.
+        allow_code: Whether a checker may run what was typed as a program.
         max_tokens: Most tokens of one text, what is to be generated included.
         max_samples: Most samples a request may draw, over all its params that multiply work.
         max_new_tokens: Most tokens a sample may have.
@@ -54,6 +55,7 @@ class Profile:
     max_parameters: int = 4_000_000_000
     allow_folders: bool = True
     allow_hub: bool = True
+    allow_code: bool = True
     max_tokens: int | None = None
     max_samples: int | None = None
     max_new_tokens: int | None = None
@@ -96,6 +98,7 @@ class Profile:
             allowed=(*BUNDLED, *listed),
             allow_folders=False,
             allow_hub=False,
+            allow_code=False,
             one_each=True,
             **limits,
         )
@@ -141,7 +144,7 @@ class Setting:
 SETTINGS: dict[str, Setting] = {
     "max_parameters": Setting("TOKENSCOPE_MAX_PARAMETERS", 4_000_000_000, optional=False),
     "max_tokens": Setting("TOKENSCOPE_MAX_TOKENS", 2048),
-    "max_samples": Setting("TOKENSCOPE_MAX_SAMPLES", 32),
+    "max_samples": Setting("TOKENSCOPE_MAX_SAMPLES", 64),
     "max_new_tokens": Setting("TOKENSCOPE_MAX_NEW_TOKENS", 256),
     "max_group": Setting("TOKENSCOPE_MAX_GROUP", 32),
     "max_upload_bytes": Setting("TOKENSCOPE_MAX_UPLOAD_BYTES", 2 << 20, optional=False),

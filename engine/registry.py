@@ -54,7 +54,7 @@ class Analysis:
     cite: tuple[str, ...]
     caveats: tuple[str, ...]
     run: Run
-    models_optional: bool = False
+    optional_models: tuple[str, ...] = ()
 
     @property
     def subjects(self) -> tuple[type[Any], ...]:
@@ -110,7 +110,7 @@ def analysis(
     title: str,
     params: type[Params] = Params,
     models: tuple[str, ...] = ("model",),
-    models_optional: bool = False,
+    optional_models: tuple[str, ...] = (),
     cite: tuple[str, ...] = (),
     caveats: tuple[str, ...] = (),
 ) -> Callable[[_R], _R]:
@@ -125,7 +125,8 @@ def analysis(
         title: the question it answers, in plain words.
         params: a frozen pydantic class: page's form, command line's options, part of the key.
         models: roles of the models it needs; ``()`` for analyses of a tokenizer alone.
-        models_optional: whether it can do without them, from what a log brought along.
+        optional_models: those of them it can do without: what they would have given is empty, or
+            comes from what a log brought along.
         cite: sources, paper and section.
         caveats: what a reader must know before believing the numbers.
     """
@@ -133,6 +134,8 @@ def analysis(
     def register(function: _R) -> _R:
         if name in _registry:
             raise ValueError(f"analysis {name!r} is registered twice")
+        if not set(optional_models) <= set(models):
+            raise ValueError(f"analysis {name!r} can do without models it does not have")
         _registry[name] = Analysis(
             name=name,
             version=version,
@@ -145,7 +148,7 @@ def analysis(
             cite=cite,
             caveats=caveats,
             run=function,
-            models_optional=models_optional,
+            optional_models=optional_models,
         )
         return function
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from engine.jobs import Ask, Clock, Handle, Job, Steps
@@ -159,7 +160,9 @@ class Runner:
         self._stack.append(job)
         try:
             while not job._advance():
-                outer.progress = job.progress
+                inner = job.progress
+                # The tables so far are the inner computation's own.
+                outer.progress = None if inner is None else replace(inner, so_far=None)
                 outer._watch()
                 # When somebody else wants it, they go on with it in their own turn.
                 if outer._stop is not None and not self.drop(job, ask):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -80,11 +80,13 @@ class Progress:
         fraction: 0 to 1, None when it cannot be known.
         message: what is being done, for a person.
         eta: seconds that may remain, None when unknown.
+        so_far: makes the tables of what is known already; None while there are none.
     """
 
     fraction: float | None
     message: str
     eta: float | None = None
+    so_far: Callable[[], Mapping[str, pa.Table]] | None = None
 
 
 class Tables(dict[str, pa.Table]):

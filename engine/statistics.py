@@ -102,14 +102,16 @@ def statistics(ctx: Context) -> Iterator[Progress | Tables]:
     ctx.note("tokens", None, "the first token has no prediction", position=0)
     model = ctx.models["model"]
     parts: list[TokenStats] = []
-    with torch.inference_mode():
-        rows = max(1, CHUNK_BYTES // (4 * model.real_vocab))
-        for start in range(0, n - 1, rows):
-            end = min(n - 1, start + rows)
-            target = torch.tensor(trace.ids[start + 1 : end + 1], device=model.device)
+    rows = max(1, CHUNK_BYTES // (4 * model.real_vocab))
+    for start in range(0, n - 1, rows):
+        end = min(n - 1, start + rows)
+        target = torch.tensor(trace.ids[start + 1 : end + 1], device=model.device)
+        # Not inference mode: kept hidden states may be differentiated later. Not across a yield:
+        # another job would run without gradients.
+        with torch.no_grad():
             parts.append(ctx.token_stats(start, end, target, k))
-            if end < n - 1:
-                yield Progress(end / (n - 1), f"Read the logits of {end:,} of {n - 1:,} tokens")
+        if end < n - 1:
+            yield Progress(end / (n - 1), f"Read the logits of {end:,} of {n - 1:,} tokens")
     yield Tables(_tables(ctx, parts, k))
 
 

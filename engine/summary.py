@@ -135,7 +135,7 @@ FORKS = Table(
     "summary",
     version=1,
     subject=Trace,
-    models_optional=True,
+    optional_models=("model",),
     params=SummaryParams,
     tables={"summary": SUMMARY, "tokens": TOKENS, "quantiles": QUANTILES, "forks": FORKS},
     title="How did the model read this text as a whole?",

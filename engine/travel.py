@@ -89,7 +89,7 @@ def export(workspace: Workspace, entries: Sequence[Entry], fmt: str) -> Export:
     file: BinaryIO = tempfile.TemporaryFile(prefix="tokenscope-")  # noqa: SIM115
     try:
         described = [_described(entry, store) for entry in entries]
-        write_bundle(file, members, described, packed=fmt in ("csv", "json"))
+        write_bundle(file, members, described, packed=fmt in ("csv", "json", "jsonl"))
         size = file.tell()
         file.seek(0)
     except StoreError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import platformdirs
 
 from cache import Store, StoreError
-from engine import catalogue, hub, keys
+from engine import catalogue, hub
 from engine.errors import UserError
 from engine.execute import execute, from_store, result_of
 from engine.jobs import Handle
@@ -24,6 +24,7 @@ from engine.plan import Plan, PlannedModel, make_plan
 from engine.result import Request, Result
 from engine.runner import Runner
 from engine.schema import Progress
+from engine.streams import AtHand, keep_samples, samples_after, stored_samples, stream_name
 from engine.subjects import Group, Trace
 from engine.tokenization import Tokenizer
 from engine.turns import Turns
@@ -62,6 +63,7 @@ class Workspace:
         role: ``owner`` keeps the index, ``client`` (the command line) leaves it alone, ``auto``
             owns it when nobody else does.
         profile: what may be asked for; default from ``TOKENSCOPE_PROFILE``.
+        gallery: whether the results shipped with the source count as stored.
 
     Raises:
         UserError: when the folder cannot be the store's.
@@ -73,11 +75,13 @@ class Workspace:
         *,
         role: Literal["auto", "owner", "client"] = "auto",
         profile: catalogue.Profile | None = None,
+        gallery: bool = True,
     ) -> None:
         self.home = Path(home) if home is not None else default_home()
         self.profile = allowed = profile or catalogue.Profile.from_env()
         try:
-            self.store = Store(self.home, role=role, layers=(GALLERY / "results",))
+            layers = (GALLERY / "results",) if gallery else ()
+            self.store = Store(self.home, role=role, layers=layers)
         except StoreError as error:
             raise UserError(str(error)) from error
         self.runner = Runner(
@@ -126,7 +130,7 @@ class Workspace:
 
     def folders(self) -> tuple[Path, ...]:
         """Where files are TokenScope's own, whoever names them."""
-        return (self.home, catalogue.BUNDLED_FOLDER, hub.cache())
+        return (self.home, catalogue.BUNDLED_FOLDER, GALLERY, hub.cache())
 
     def lookup(self, request: Request) -> Result | None:
         """The stored result of a request, or None; never computes, never imports torch."""
@@ -216,16 +220,9 @@ class Workspace:
         """
         from engine import generation
 
-        stream = keys.digest(
-            {
-                "model": model.identity(),
-                "prefix": list(prefix),
-                "sampler": sampler.model_dump(mode="json"),
-            }
-        )
-        stored = self.store.samples(stream)
-        have = generation.from_table(stored) if stored is not None else {}
-        done = [have[i] for i in sorted(have) if i < count]
+        stream = stream_name(model, prefix, sampler)
+        have = stored_samples(self.store, stream, count)
+        done = list(have.values())
         if done:
             yield list(done)
         missing = [i for i in range(count) if i not in have]
@@ -237,13 +234,31 @@ class Workspace:
                 fresh += batch
                 yield sorted([*done, *fresh], key=lambda c: c.index)
         finally:  # what was drawn is kept also when the job is cancelled
-            if fresh:
-                fresh.sort(key=lambda c: c.index)
-                table = generation.to_table(fresh)
-                try:
-                    self.store.append_samples(stream, fresh[0].index, table)
-                except StoreError as error:
-                    log.warning("samples not stored: %s", error)
+            keep_samples(self.store, stream, fresh)
+
+    def samples_after(
+        self,
+        model: PlannedModel,
+        ids: Sequence[int],
+        wanted: Mapping[int, int],
+        sampler: Sampler,
+    ) -> Iterator[AtHand]:
+        """The first samples of several prefixes of one sequence, which is read once.
+
+        Streams are those of :meth:`samples`; what was drawn is kept also when the job is closed
+        half-way. See :func:`engine.streams.samples_after`.
+
+        Args:
+            model: the model.
+            ids: the sequence.
+            wanted: length of each prefix to how many of its first samples; begun in this order.
+            sampler: temperature, filters, length and seed.
+
+        Yields:
+            How many continuations are at hand, stored ones included, and the prefixes completed
+            since the last yield, with all their continuations in the order of their numbers.
+        """
+        yield from samples_after(self.store, lambda: self.load(model), model, ids, wanted, sampler)
 
     def close(self) -> None:
         """Cancel jobs, write what is queued, close the store."""

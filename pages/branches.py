@@ -16,6 +16,7 @@ from engine.render.text import escape_markdown, one_line, plain
 from pages.widgets import branch_state as grown
 from pages.widgets import places as rooms
 from pages.widgets import state
+from pages.widgets.about import kernel_line
 from pages.widgets.branch_state import Key, View
 from pages.widgets.branch_tree import choices
 from pages.widgets.branch_views import download_section, tree_section
@@ -84,7 +85,7 @@ def _controls(key: Key) -> dict[str, Any]:
             **more,
         )
 
-    field = f"branch-expected-{key[0]}-{key[1]}"
+    field = grown.expected_field(key)
     with st.container(key="branch-controls", horizontal=True, vertical_alignment="bottom"):
         settings = {
             "n": number("Continuations", "n", 1, 256, 4),
@@ -290,6 +291,7 @@ def _about() -> None:
         )
         sources = "".join(f"\n- {escape_markdown(source)}" for source in declared.cite)
         st.markdown("**Sources**" + sources)
+        st.markdown(f"**How it was computed.** {kernel_line()}")
 
 
 page()

@@ -18,7 +18,7 @@ from pages.widgets.notice import guarded, hint, problem
 
 ORDERS = {"last_used": "Used last", "created": "Computed last", "bytes": "Largest"}
 KINDS = {RESULT_FILES: "Result files, to import elsewhere"} | {
-    fmt: f"Tables as {fmt.upper() if fmt in ('csv', 'json', 'xlsx') else fmt.capitalize()}"
+    fmt: f"Tables as {fmt.upper() if fmt in ('csv', 'json', 'jsonl', 'xlsx') else fmt.capitalize()}"
     for fmt in FORMATS
 }
 MAX_ROWS = 500
@@ -184,7 +184,10 @@ def _actions(library: Library, chosen: list[Row]) -> None:
         _export(library, chosen)
         if not chosen:
             with st.container(key="hint-library-choose"):
-                st.text("Mark results at the left of the table.")
+                st.text(
+                    "Mark results at the left of the table, or with Shift+Space; End and Tab then "
+                    "lead on to the buttons."
+                )
         elif locked and not library.shared:
             with st.container(key="hint-library-examples"):
                 st.text("Examples can be opened and exported; they stay as they are.")

@@ -15,6 +15,7 @@ from engine.render.strip import payload, pieces, plain_payload
 from engine.render.text import escape_markdown, number, one_line
 from engine.render.views import Mark, curve_data
 from pages.widgets import drop, places, state
+from pages.widgets.about import kernel_line
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import guarded, hint, problem
 from pages.widgets.selection import Selection, next_selection
@@ -27,6 +28,10 @@ CHANNEL = "start"
 FEW = 5
 STORY = "start"
 """The example the page opens on."""
+CHOSEN = (
+    "This story was chosen because its chances fall sharply at one token and another token there "
+    "mends it: it shows what can happen, not how often."
+)
 
 
 @guarded
@@ -49,13 +54,17 @@ def page() -> None:
                     "after each one."
                 )
     if item is not None and found is not None:
-        _linked(item, *found)
-    else:
-        with st.container(key="hint-start", horizontal=True, vertical_alignment="center"):
-            st.text("The other pages show it; here only stories that went wrong can be guessed at.")
-            if state.gallery_item(STORY) and st.button("Show one that went wrong"):
-                state.open_example(STORY)
-                st.rerun()
+        _picture(item, *found)
+        return
+    with st.container(key="hint-start", horizontal=True, vertical_alignment="center"):
+        st.text("The other pages show it; here only stories that went wrong can be guessed at.")
+        if state.gallery_item(STORY) and st.button("Show one that went wrong"):
+            state.open_example(STORY)
+            st.rerun()
+    _bring()
+
+
+def _bring() -> None:
     st.divider()
     drop.drop_zone()
 
@@ -88,10 +97,20 @@ def _payload(key: str, text: str, _result: Result) -> dict[str, Any]:
 
 @st.fragment
 @guarded
+def _picture(
+    item: GalleryItem, trace: Trace, statistics: Result, values: Result, request: Request
+) -> None:
+    """The story and what is below it; a click draws only these again."""
+    _linked(item, trace, statistics, values, request)
+    # Its fields take the browser a quarter of what the first picture costs: they come after it.
+    if state.recall("drawn"):
+        _bring()
+
+
 def _linked(
     item: GalleryItem, trace: Trace, statistics: Result, values: Result, request: Request
 ) -> None:
-    """Strip, curve and panel; a click draws only these again."""
+    """Strip, curve and panel."""
     assert item.culprit is not None
     name, culprit = state.name_of(trace), item.culprit
     guesses: dict[str, int] = state.recall("guesses", {})
@@ -99,10 +118,10 @@ def _linked(
     with left:
         if name in guesses:
             data = _payload(statistics.key, name, statistics)
-            event, _ = token_strip(data, key="strip-answered")
+            event, drawn = token_strip(data, key="strip-answered")
         else:
             data = plain_payload(trace.pieces, trace.segments, special=trace.special, text=name)
-            event, _ = token_strip(data, key="strip-asked")
+            event, drawn = token_strip(data, key="strip-asked")
             # The first click is the guess; a selection brought from another page is none.
             if event and event.get("signature") == name:
                 guess = max(int(event["first"]), int(event["last"]))
@@ -112,6 +131,8 @@ def _linked(
                     state.remember("selection", here)
                     st.rerun()
                 hint("That is the question; the mistake is in the answer below it.", key="guess")
+    if drawn:
+        state.remember("drawn", True)
     if name not in guesses:
         with right, st.container(key="details-box"):
             st.subheader("Your guess", anchor=False)
@@ -128,12 +149,15 @@ def _linked(
         said, other = _word(culprit.token), _word(culprit.alternative or "")
         curve_event = curve(_curve(item, trace, values, table, said, other), key="curve")
         st.text(_verdict(guess, culprit.position, table["value"].to_pylist(), said, other))
+        with st.container(key="hint-chosen"):
+            st.text(CHOSEN)
         if state.recall("streamed") == name:
             _branch(item, trace, other)
         with st.container(key="actions"):
             share(request, trace)
             downloads(values, "tokens", "Values", key="values")
             downloads(statistics, "tokens", "Tokens", key="tokens")
+        _about_story(item, values)
     selection = next_selection(
         state.recall("selection"),
         name,
@@ -168,6 +192,30 @@ def _linked(
         {"signal": "surprisal", "prompt": False, "marks": marks, **selection.message()},
         key="bus",
     )
+
+
+def _about_story(item: GalleryItem, values: Result) -> None:
+    """How the story came to be here, and what its figures therefore do not say."""
+    box = st.expander("About this story", key="about-story", on_change="rerun")
+    if not box.open:
+        return
+    best = None if item.culprit is None else item.culprit.best
+    with box:
+        if best is not None:
+            st.text(
+                f"The chance of a right answer is the share of right ones among continuations "
+                f"drawn after each token; with “{_word(best.token)}” there, {best.correct} of "
+                f"{best.samples} were right."
+            )
+        st.text(
+            "Many stories were tried. One was kept only if its chances fall by at least 0.5 at one "
+            "token, and another of the model's likely tokens there mends it at least 6 times in "
+            "10; the story this page opens on falls from at least 0.7 to at most 0.05 and is "
+            "mended at least 8 times in 10. The token that mends it is the best of up to three "
+            "tried, judged by the very continuations that are counted here, and the intervals do "
+            "not correct for this choice: read the figures as an example, never as a rate."
+        )
+        st.markdown(f"**How it was computed.** {kernel_line(values)}")
 
 
 def _word(token: str) -> str:

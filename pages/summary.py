@@ -15,7 +15,7 @@ from engine.errors import Cancelled
 from engine.render.signals import Signal
 from engine.render.strip import plain_payload
 from engine.schema import Column
-from pages.widgets import places, state, summaryviews
+from pages.widgets import address, places, state, summaryviews
 from pages.widgets.about import about
 from pages.widgets.bars import bars
 from pages.widgets.downloads import downloads
@@ -73,7 +73,7 @@ def page() -> None:
         hint("This log brought no values along: let a model read its text instead.", key="none")
         return
     lede = head.empty()
-    group = _group(trace)
+    group = state.shown_group(trace)
     asked = _controls(trace, columns, group)
     request, whole, grouped = _results(trace, group, first, asked)
     if whole is None:
@@ -122,31 +122,20 @@ def _answer(slot: str, request: Request, doing: str) -> Result | None:
     return found
 
 
-def _group(trace: Trace) -> Group | None:
-    """The responses the shown one belongs to, when there are several."""
-    item = state.shown_example()
-    group = item.group if item is not None else state.recall("group")
-    if not isinstance(group, Group) or len(group.rollouts) < 2:
-        return None
-    return group if any(t.digest == trace.digest for t in group.rollouts) else None
-
-
 def _controls(trace: Trace, columns: Mapping[str, Column], group: Group | None) -> Asked:
     """One row of choices; they are in the address, so a link opens the same view."""
 
     def choose(label: str, key: str, names: Mapping[str, str], first: str) -> str:
-        if st.session_state.get(key) not in names:
-            st.session_state.pop(key, None)
+        address.take(key, names, first, param=key)
         chosen: str = st.selectbox(
             label,
             list(names),
-            index=list(names).index(first),
             key=key,
-            format_func=lambda name: names[name],
-            bind="query-params",
+            format_func=names.__getitem__,
             persist_state="session",
             width=170,
         )
+        address.put(key, chosen, first, param=key)
         return chosen
 
     labels = {name: column.label or name for name, column in columns.items()}

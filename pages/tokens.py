@@ -12,7 +12,7 @@ from engine.errors import Cancelled
 from engine.render.details import details
 from engine.render.signals import Signal
 from engine.render.strip import plain_payload
-from pages.widgets import places, state, subject
+from pages.widgets import address, places, state, subject
 from pages.widgets.about import about
 from pages.widgets.downloads import downloads, table_view
 from pages.widgets.notice import guarded, hint, problem
@@ -94,20 +94,20 @@ def _view(request: Request, view: Shown, head: Any, own: bool) -> None:
     trace, signals = view.trace, view.signals
     lede = head.empty()
     with st.container(key="controls", horizontal=True, vertical_alignment="center"):
-        if st.session_state.get("statistic") not in signals:
-            st.session_state.pop("statistic", None)
+        first = "surprisal" if "surprisal" in signals else next(iter(signals))
+        titles = {name: signal.title for name, signal in signals.items()}
+        address.take("statistic", titles, first, param="signal", old="statistic")
         name = st.pills(
             "Statistic",
             list(signals),
             key="statistic",
-            default="surprisal" if "surprisal" in signals else next(iter(signals)),
             required=True,
-            format_func=lambda n: signals[n].title,
+            format_func=titles.__getitem__,
             label_visibility="collapsed",
-            bind="query-params",
             persist_state="session",
             wrap=True,
         )
+        address.put("statistic", name or first, first, param="signal", old="statistic")
         prompt_too = trace.response_start >= len(trace)
         if 0 < trace.response_start < len(trace):
             prompt_too = st.toggle("Colour the prompt", key="prompt-too", persist_state="session")

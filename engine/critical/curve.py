@@ -1,9 +1,10 @@
-"""Pure parts of value curves: points, exact intervals, the scan, the order of work."""
+"""Pure parts of value curves: points, exact intervals, early stop, differences, the scan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +26,40 @@ class Point:
     value: float
     low: float
     high: float
+    second: float | None = None
 
     @classmethod
-    def counted(cls, samples: int, correct: int, cut: int, *, exact: bool = False) -> Point:
-        """The share of right continuations with its interval; ``exact`` when one says it all."""
-        share = correct / samples
+    def counted(
+        cls,
+        samples: int,
+        correct: int,
+        cut: int,
+        *,
+        exact: bool = False,
+        stopped: bool = False,
+        second: float | None = None,
+    ) -> Point:
+        """The share of right continuations with its interval.
+
+        Args:
+            samples: how many were looked at.
+            correct: of them, right.
+            cut: of them, cut off.
+            exact: one says it all.
+            stopped: sampling ended with the last of ``correct`` ≥ 2 right ones, not by number.
+                The unbiased value is then (c − 1) / (n − 1) (Girshick, Mosteller and Savage 1946);
+                the interval of c among n holds all the same.
+            second: share that a second checker accepts.
+        """
+        share = (correct - 1) / (samples - 1) if stopped else correct / samples
         low, high = (share, share) if exact else map(float, clopper_pearson(correct, samples))
-        return cls(samples, correct, cut, share, low, high)
+        return cls(samples, correct, cut, share, low, high, second)
 
     @classmethod
-    def certain(cls, right: bool) -> Point:
+    def certain(cls, right: bool, second: bool | None = None) -> Point:
         """After the end of the response nothing is left to chance."""
-        return cls(0, 0, 0, float(right), float(right), float(right))
+        value = float(right)
+        return cls(0, 0, 0, value, value, value, None if second is None else float(second))
 
 
 def clopper_pearson(
@@ -62,31 +85,56 @@ def clopper_pearson(
     return low, high
 
 
-def critical_position(values: Mapping[int, float]) -> int | None:
-    """The source's scan over values by position; None when every candidate was taken back."""
+def difference(before: Point, after: Point) -> tuple[float, float]:
+    """Interval of ``before.value − after.value``, from the two intervals.
+
+    Square-and-add of the distances to the limits (Newcombe 1998, method 10, with exact limits in
+    place of Wilson's, which makes it wider).
+    """
+    fall = before.value - after.value
+    down = sqrt((before.value - before.low) ** 2 + (after.high - after.value) ** 2)
+    up = sqrt((before.high - before.value) ** 2 + (after.value - after.low) ** 2)
+    return max(-1.0, fall - down), min(1.0, fall + up)
+
+
+def stopping_index(right: Sequence[bool], stop: int) -> int | None:
+    """How many samples, in the order of their numbers, hold the first ``stop`` right ones."""
+    seen = 0
+    for number, verdict in enumerate(right, start=1):
+        seen += verdict
+        if seen == stop:
+            return number
+    return None
+
+
+def decides(stop: int | None, n: int) -> bool:
+    """Whether the scan's verdicts with early stop are those of all ``n`` samples."""
+    return stop is None or stop > HOPE * n
+
+
+def hopeful(point: Point, n: int) -> bool:
+    """Whether the scan takes a candidate back at this prefix.
+
+    Counts decide, not the value: with early stop the value of a few right ones is an estimate.
+    """
+    return point.value > HOPE if point.samples == 0 else point.correct > HOPE * n
+
+
+def critical_position(curve: Mapping[int, Point], n: int) -> int | None:
+    """The source's scan; None when every candidate was taken back.
+
+    From left to right the first prefix that no continuation saves is the candidate, and it is
+    taken back at a later prefix with more than 3 right ones of 64.
+
+    Args:
+        curve: points by position.
+        n: samples of a prefix that was not stopped early.
+    """
     candidate: int | None = None
-    for position in sorted(values):
+    for position in sorted(curve):
+        point = curve[position]
         if candidate is None:
-            candidate = position if values[position] == 0 else None
-        elif values[position] > HOPE:
+            candidate = position if point.correct == 0 and point.value == 0 else None
+        elif hopeful(point, n):
             candidate = None
     return candidate
-
-
-def places(first: int, end: int, every: int) -> list[int]:
-    """Every k-th position from ``first`` on, and the last before ``end``.
-
-    The last prefix is what the response came to: it is never left out.
-    """
-    found = list(range(first, end, every))
-    return found if not found or found[-1] == end - 1 else [*found, end - 1]
-
-
-def coarse_to_fine(places: Sequence[int]) -> list[int]:
-    """The places in an order in which half the work already shows the whole curve."""
-    stride = 1 << max(len(places) - 1, 0).bit_length()
-    order: dict[int, None] = {}
-    while stride:
-        order.update(dict.fromkeys(places[::stride]))
-        stride //= 2
-    return list(order)

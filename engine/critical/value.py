@@ -7,132 +7,91 @@ token is the value before the response began, and the fall at *t* is what token 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow as pa
 from pydantic import Field
 
-from engine.answers import answer_text, checker
-from engine.caps import DRAWS, NEW_TOKENS
 from engine.context import Context
-from engine.critical.curve import Point, coarse_to_fine, critical_position, places
+from engine.critical import places
+from engine.critical.curve import Point, decides
+from engine.critical.drawing import Counting, Points, points
+from engine.critical.judging import Judging, end_of, expected_answer
+from engine.critical.sampling import SamplingParams
+from engine.critical.valuetables import SENTENCES, SUMMARY, TOKENS, Drawn, tables
 from engine.errors import UserError
-from engine.registry import Params, analysis
+from engine.registry import analysis
 from engine.result import Request
-from engine.schema import Column, Progress, Table, Tables
+from engine.schema import Progress, Tables
 from engine.subjects import Trace
-from engine.tokenization import show
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation
     from engine.modelref import ModelRef
 
+Where = Literal["every", "sentence", "surprisal", "entropy", "contrast", "search"]
 
-Judge = Callable[[str | Trace], bool | None]
 
-
-class ValueParams(Params):
+class ValueParams(SamplingParams):
     """Settings of ``critical.value``."""
 
-    answer: str | None = Field(
-        None,
-        title="Right answer",
-        description="What a right continuation answers.",
-        coerce_numbers_to_str=True,
-    )
-    checker: str = Field("answer", title="Checker", description="How an answer is judged.")
-    n: int = Field(
-        32,
-        ge=1,
-        le=4096,
-        title="Samples",
-        description="How many continuations of each prefix.",
-        json_schema_extra=DRAWS,
+    where: Where = Field(
+        "every",
+        title="Prefixes",
+        description=(
+            "every token; sentence ends; the tokens of highest surprisal, entropy or lowest "
+            "contrast of a pair fitted to this prompt; or a search that halves what changes."
+        ),
     )
     every: int = Field(
         1, ge=1, title="Every k-th token", description="1 continues after every response token."
     )
-    temperature: float = Field(
-        1.0, ge=0, le=100, title="Temperature", description="0 takes the most probable token."
+    share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        title="Share of tokens",
+        description="How many of the tokens are looked at, chosen by a score.",
     )
-    top_k: int | None = Field(None, ge=1, title="Top-k")
-    top_p: float | None = Field(None, gt=0, le=1, title="Top-p")
-    min_p: float | None = Field(None, ge=0, le=1, title="Min-p")
-    max_new_tokens: int = Field(
-        256,
-        ge=1,
-        le=32_768,
-        title="At most tokens",
-        description="Longest continuation; one cut off there counts as wrong.",
-        json_schema_extra=NEW_TOKENS,
+    least: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        title="Least change",
+        description="A search halves a stretch over which the value changes at least so much.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, title="Seed")
-
-
-def _chance(label: str, doc: str) -> Column:
-    return Column(pa.float64(), doc, "probability", label)
-
-
-TOKENS = Table(
-    per_token=True,
-    doc="One row per token; a value is about the prefix that ends with this token.",
-    columns={
-        "samples": Column(
-            pa.int64(), "Continuations judged; 0 where the response has ended.", "", "samples"
-        ),
-        "correct": Column(pa.int64(), "How many of them are right.", "", "right"),
-        "cut": Column(
-            pa.int64(), "How many were cut off at the limit; they count as wrong.", "", "cut off"
-        ),
-        "value": _chance("chance of a right answer", "Share of continuations that are right."),
-        "low": _chance("at least", "Lower end of the exact 95 % interval of the value."),
-        "high": _chance("at most", "Upper end of the exact 95 % interval of the value."),
-        "fall": _chance("fall", "Value after the sampled token before, minus this value."),
-        "critical": Column(
-            pa.bool_(),
-            "After this token none is right, and after no later one more than 3 in 64.",
-            "",
-            "critical",
-        ),
-    },
-)
-
-SUMMARY = Table(
-    doc="One row: the token with the largest fall. It is a maximum over noisy falls.",
-    columns={
-        "position": Column(pa.int64(), "The token at which the value falls most."),
-        "from_position": Column(pa.int64(), "The sampled token before it."),
-        "token": Column(pa.string(), "Its text; bytes that are no UTF-8 as \\xNN."),
-        "samples": Column(pa.int64(), "Continuations after it."),
-        "fall": _chance("fall", "before − after."),
-        "before": _chance("before", "Value after the sampled token before."),
-        "before_low": _chance("before, at least", "Lower end of its 95 % interval."),
-        "before_high": _chance("before, at most", "Upper end of its 95 % interval."),
-        "after": _chance("after", "Value after the token."),
-        "after_low": _chance("after, at least", "Lower end of its 95 % interval."),
-        "after_high": _chance("after, at most", "Upper end of its 95 % interval."),
-        "start": _chance("at the start", "Value before the response."),
-        "critical_position": Column(pa.int64(), "The source's critical token, if there is one."),
-        "said": Column(pa.string(), "The answer the response itself gives."),
-        "right": Column(pa.bool_(), "Whether the response itself is right."),
-    },
-)
+    stop: int | None = Field(
+        None,
+        ge=2,
+        title="Stop after",
+        description="So many right continuations of a prefix are enough; none draws all.",
+    )
+    second_checker: str | None = Field(
+        None,
+        title="Second checker",
+        description="Judges the same continuations a second time, say for a forbidden word.",
+    )
+    second_answer: str = Field(
+        "",
+        title="Looked for",
+        description="What the second checker looks for.",
+        coerce_numbers_to_str=True,
+    )
 
 
 @analysis(
     "critical.value",
-    version=1,
+    version=2,
     subject=Trace,
     params=ValueParams,
-    tables={"tokens": TOKENS, "summary": SUMMARY},
+    tables={"tokens": TOKENS, "sentences": SENTENCES, "summary": SUMMARY},
     title="Which token broke it?",
     cite=(
         "Lin et al. (2025), Critical Tokens Matter, arXiv 2411.19943: rollouts of prefixes, scan.",
         "Clopper and Pearson (1934), The use of confidence or fiducial limits.",
-        "Abdin et al. (2024), Phi-4 Technical Report: pivotal tokens.",
+        "Girshick, Mosteller and Savage (1946), Unbiased estimates: value after an early stop.",
+        "Newcombe (1998), Interval estimation for the difference between independent proportions.",
+        "Abdin et al. (2024), Phi-4 Technical Report: search of pivotal tokens by subdivision.",
     ),
     caveats=(
         "A row is about the prefix that ends with its token, not about the prediction of it.",
@@ -141,6 +100,7 @@ SUMMARY = Table(
         "It is this model's chance under this sampler: another model may still recover.",
         "Continuations that were cut off count as wrong.",
         "A critical token need not be the mistake a person would mark.",
+        "A search does not see what falls and rises again between two places of equal value.",
     ),
 )
 def value(ctx: Context) -> Iterator[Progress | Tables]:
@@ -151,40 +111,50 @@ def value(ctx: Context) -> Iterator[Progress | Tables]:
     the value is 1 or 0 by what it answers, with ``samples`` 0 and ``low = high = value``. At
     temperature 0 one continuation says it all, and the value is exact too. Intervals are exact
     (Clopper and Pearson). Samples are kept: a larger *n* adds to them, and a cancelled run goes
-    on where it stopped. Prefixes are taken coarse to fine, so that half a run shows the whole
-    curve; one with only some of its samples is not shown, because the short ones finish first.
+    on where it stopped. All prefixes share keys and values. They are taken coarse to fine, so that
+    half a run shows the whole curve; one with only some of its samples is not shown, because the
+    short ones finish first.
+
+    With ``stop`` a prefix is left as soon as so many continuations, in the order of their numbers,
+    were right; its value is then (c − 1)/(n − 1), which is unbiased.
 
     ``critical`` is the source's scan: from left to right, the first prefix that no continuation
     saves is the candidate, and it is taken back as soon as a later prefix is saved in more than
-    3 of 64; at most one token is left. (The source draws 64.)
+    3 of 64; at most one token is left. (The source draws 64.) A ``stop`` of 4 at 64 samples
+    changes none of its verdicts.
     """
     trace, params = ctx.subject, ctx.params
-    expected = (params.answer or "").strip()
-    if not expected:
-        raise UserError(
-            "critical.value needs the right answer: give it as answer, for example answer=42."
-        )
-    judge = partial(checker(params.checker), expected=expected)
+    expected = expected_answer("critical.value", params.answer)
+    judging = Judging(ctx.tokenizer, trace, params.checker, expected)
+    second = None
+    if params.second_checker is not None:
+        if not params.second_answer.strip():
+            raise UserError("The second checker looks for nothing: give second_answer.")
+        second = Judging(ctx.tokenizer, trace, params.second_checker, params.second_answer)
     first = max(trace.response_start - 1, 0)
-    _say_what_is_empty(ctx, first)
     yield Progress(None, "Loading the model")
-    stops = set(ctx.models["model"].eos_ids)
-    ends = (p for p in range(trace.response_start, len(trace)) if trace.ids[p] in stops)
-    end = next(ends, len(trace))
-    curve: dict[int, Point] = {}
+    end = end_of(trace, ctx.models["model"].eos_ids)
+    curve: Points = {}
     if end < len(trace):
-        said = _said(trace, end).decode("utf-8", "replace")
-        curve = dict.fromkeys(range(end, len(trace)), Point.certain(judge(said) is True))
-    common = ctx.per_token({})
-    order = coarse_to_fine(places(first, end, params.every))
-    for progress, found in _sampled(ctx, order, judge):
-        curve.update(found)
-        if found:
-            yield Tables(_tables(ctx, common, curve, judge, whole=False))
+        over = Point.certain(judging.so_far(end), None if second is None else second.so_far(end))
+        curve = dict.fromkeys(range(end, len(trace)), over)
+    counting = Counting(
+        judging,
+        # All greedy continuations are the same one.
+        params.n if params.temperature else 1,
+        params.stop if params.temperature else None,
+        exact=not params.temperature,
+        second=second,
+    )
+    _say_what_is_empty(ctx, first, counting.n)
+    work = _Work(ctx, first, end, counting, curve)
+    for progress, fresh in work.steps():
+        if fresh:
+            yield Tables(tables(ctx, judging, work.drawn(whole=False)))
         yield progress
-    tables = _tables(ctx, common, curve, judge, whole=True)
-    _say_why_empty(ctx, tables["summary"].to_pylist()[0])
-    yield Tables(tables)
+    made = tables(ctx, judging, work.drawn(whole=True))
+    _say_why_empty(ctx, made["summary"].to_pylist()[0])
+    yield Tables(made)
 
 
 def value_request(trace: Trace, model: str | ModelRef, expected: str, **params: Any) -> Request:
@@ -199,13 +169,103 @@ def value_request(trace: Trace, model: str | ModelRef, expected: str, **params: 
     return Request("critical.value", trace, {"model": model}, {"answer": expected, **params})
 
 
-def _say_what_is_empty(ctx: Context, first: int) -> None:
-    every = ctx.params.every
+@dataclass
+class _Work:
+    """The prefixes of one trace, and what is known about them so far."""
+
+    ctx: Context
+    first: int
+    end: int
+    counting: Counting
+    curve: Points
+    continued: int = 0
+    continuations: int = 0
+
+    def drawn(self, *, whole: bool) -> Drawn:
+        """What the tables are made of."""
+        params = self.ctx.params
+        every = params.where == "every" and params.every == 1
+        counting = self.counting
+        return Drawn(
+            self.curve,
+            n=counting.n,
+            end=self.end,
+            first=self.first,
+            scanned=whole and every and decides(counting.stop, counting.n),
+        )
+
+    def steps(self) -> Iterator[tuple[Progress, bool]]:
+        """Progress, and whether it brought points."""
+        if self.ctx.params.where != "search":
+            order = places.coarse_to_fine(self._places())
+            yield from self._points(order, len(order))
+            return
+        search = places.Search(self.first, self.end, self.ctx.params.least)
+        while wanted := search.wanted({p: q.value for p, q in self.curve.items()}):
+            yield from self._points(wanted, None)
+
+    def _places(self) -> list[int]:
+        params, ctx = self.ctx.params, self.ctx
+        if params.where == "every":
+            return places.every(self.first, self.end, params.every)
+        if params.where == "sentence":
+            ends = (s.end - 1 for s in places.sentences(ctx.subject, self.end))
+            return sorted({self.first, *ends} if self.end > self.first else ())
+        return places.around(self._scores(), self.first, self.end, params.share)
+
+    def _scores(self) -> Mapping[int, float]:
+        """How suspect each token is."""
+        params, ctx = self.ctx.params, self.ctx
+        if params.where == "contrast":
+            ref = ctx.plan.models["model"].ref
+            asked = {"answer": params.answer, "checker": params.checker}
+            fitted = ctx.run(Request("critical.fitted", ctx.subject, {"model": ref}, asked))
+            values = fitted.table("tokens")["log_contrast"].to_pylist()
+            return {p: -v for p, v in enumerate(values) if v is not None}
+        values = ctx.stats().table("tokens")[params.where].to_pylist()
+        return {p: v for p, v in enumerate(values) if v is not None}
+
+    def _points(self, order: list[int], total: int | None) -> Iterator[tuple[Progress, bool]]:
+        n, before = self.counting.n, self.continuations
+        known = 0
+        for at_hand, found in points(self.ctx, order, self.ctx.params.sampler, self.counting):
+            self.curve.update(found)
+            known += len(found)
+            self.continued += len(found)
+            self.continuations = before + at_hand
+            fraction = None
+            if total:
+                # With early stop nobody knows how many more there will be.
+                share = known / total if self.counting.stop else at_hand / (total * n)
+                fraction = min(1.0, share)
+            yield Progress(fraction, self._message(total)), bool(found)
+
+    def _message(self, total: int | None) -> str:
+        of = f" of {total:,}" if total else ""
+        return f"Continued {self.continued:,}{of} prefixes, {self.continuations:,} continuations"
+
+
+def _say_what_is_empty(ctx: Context, first: int, n: int) -> None:
+    params = ctx.params
     if first:
         ctx.note("tokens", None, "inside the prompt nothing is sampled; its last token has a row")
-    if every > 1:
-        ctx.note("tokens", None, f"only every {every}th response token is continued")
+    whole = params.where == "every" and params.every == 1
+    if params.where == "every" and params.every > 1:
+        ctx.note("tokens", None, f"only every {params.every}th response token is continued")
+    elif params.where == "search":
+        ctx.note("tokens", None, "only the places a search asked for are continued")
+    elif params.where == "sentence":
+        ctx.note("tokens", None, "only the ends of sentences are continued")
+    elif params.where != "every":
+        reason = f"only the {params.share:.0%} of tokens chosen by {params.where} are continued"
+        ctx.note("tokens", None, reason)
+    if not whole:
         ctx.note("tokens", "critical", "the source's rule needs every token")
+        ctx.note("sentences", None, "a sentence whose ends were not continued has no value")
+    elif not decides(params.stop, n):
+        ctx.note("tokens", "critical", "a stop after so few right ones does not decide the rule")
+    if params.second_checker is None:
+        ctx.note("tokens", "second", "no second checker was asked for")
     ctx.note("tokens", "fall", "the first value has none before it", position=first)
 
 
@@ -216,7 +276,7 @@ def _say_why_empty(ctx: Context, row: Mapping[str, Any]) -> None:
         ctx.note("summary", "right", "there is nothing to judge")
     if row["position"] is None:
         ctx.note("summary", "position", "the value falls nowhere")
-    if row["critical_position"] is None and ctx.params.every == 1:
+    if row["critical_position"] is None and row["scanned"]:
         ctx.note(
             "summary", "critical_position", "after every token the answer could still be right"
         )
@@ -227,127 +287,3 @@ def _say_why_empty(ctx: Context, row: Mapping[str, Any]) -> None:
             "no continuation of the prompt itself was right: the rule then names the first token"
         )
         ctx.note("tokens", "critical", reason)
-
-
-def _sampled(
-    ctx: Context, order: Sequence[int], judge: Judge
-) -> Iterator[tuple[Progress, dict[int, Point]]]:
-    """Progress, now and then with the point of a prefix whose samples are complete."""
-    from engine.generation import Sampler
-
-    trace, params = ctx.subject, ctx.params
-    settings = params.model_dump(include=set(Sampler.model_fields))
-    sampler = Sampler(**settings)
-    # All greedy continuations are the same one.
-    n = params.n if sampler.temperature else 1
-    # A continuation costs about what is left of the response, and a little in any case.
-    work = {p: len(trace) - p + 8 for p in order}
-    total, done, fresh, spent = sum(work.values()), 0, 0, 0.0
-    for number, position in enumerate(order):
-        began = time.monotonic()
-        drawn: list[Continuation] = []
-        steps = 0
-        for so_far in ctx.samples(trace.ids[: position + 1], sampler, n):
-            drawn = so_far
-            steps += 1
-            share = (done + work[position] * len(drawn) / n) / total
-            left = total * (1 - share) * spent / fresh if fresh else None
-            yield Progress(share, _message(number, len(order), n), left), {}
-        done += work[position]
-        if steps > 1:  # not read from the store
-            fresh += work[position]
-            spent += time.monotonic() - began
-        left = (total - done) * spent / fresh if fresh else None
-        progress = Progress(done / total, _message(number + 1, len(order), n), left)
-        point = _point(ctx, position, drawn, judge, exact=not sampler.temperature)
-        yield progress, {position: point}
-
-
-def _message(number: int, of: int, n: int) -> str:
-    times = f"{n:,} times" if n > 1 else "once"
-    return f"Continued {number:,} of {of:,} prefixes, each {times}"
-
-
-def _point(
-    ctx: Context,
-    position: int,
-    drawn: Sequence[Continuation],
-    judge: Judge,
-    *,
-    exact: bool,
-) -> Point:
-    tokenizer = ctx.tokenizer
-    before = _said(ctx.subject, position + 1)
-    correct = cut = 0
-    for c in drawn:
-        if c.finish == "length":
-            cut += 1
-            continue
-        ids = [i for i in c.ids if not tokenizer.is_special(i)]
-        text = (before + b"".join(tokenizer.pieces(ids))).decode("utf-8", "replace")
-        correct += judge(text) is True
-    return Point.counted(len(drawn), correct, cut, exact=exact)
-
-
-def _said(trace: Trace, end: int) -> bytes:
-    """The response's bytes before position ``end``, without special tokens."""
-    hidden = {*trace.special, *trace.added}
-    return b"".join(trace.pieces[p] for p in range(trace.response_start, end) if p not in hidden)
-
-
-def _tables(
-    ctx: Context, common: pa.Table, curve: Mapping[int, Point], judge: Judge, *, whole: bool
-) -> dict[str, pa.Table]:
-    trace, n = ctx.subject, len(ctx.subject)
-    columns: dict[str, list[Any]] = {name: [None] * n for name in TOKENS.columns}
-    falls: dict[int, tuple[float, int]] = {}
-    previous: int | None = None
-    for position in sorted(curve):
-        point = curve[position]
-        for name in ("samples", "correct", "cut", "value", "low", "high"):
-            columns[name][position] = getattr(point, name)
-        if previous is not None:
-            falls[position] = curve[previous].value - point.value, previous
-            columns["fall"][position] = falls[position][0]
-        previous = position
-    critical = None
-    if whole and ctx.params.every == 1:
-        # The response's own tokens only: the prompt's last one broke nothing.
-        values = {p: q.value for p, q in curve.items() if p >= trace.response_start}
-        critical = critical_position(values)
-        for position in values:
-            columns["critical"][position] = position == critical
-    table = common
-    for name, column in TOKENS.columns.items():
-        table = table.append_column(name, pa.array(columns[name], column.type))
-    row = dict.fromkeys(SUMMARY.columns)
-    row["said"] = answer_text(trace)
-    row["right"] = judge(trace)
-    if trace.response_start and trace.response_start - 1 in curve:
-        row["start"] = curve[trace.response_start - 1].value
-    row["critical_position"] = critical
-    row |= _largest(trace, curve, falls)
-    return {"tokens": table, "summary": pa.Table.from_pylist([row], schema=SUMMARY.schema())}
-
-
-def _largest(
-    trace: Trace, curve: Mapping[int, Point], falls: Mapping[int, tuple[float, int]]
-) -> dict[str, Any]:
-    position = max(falls, key=lambda p: (falls[p][0], -p), default=None)
-    if position is None or falls[position][0] <= 0:
-        return {}
-    fall, previous = falls[position]
-    before, after = curve[previous], curve[position]
-    return {
-        "position": position,
-        "from_position": previous,
-        "token": show(trace.pieces[position]),
-        "samples": after.samples,
-        "fall": fall,
-        "before": before.value,
-        "before_low": before.low,
-        "before_high": before.high,
-        "after": after.value,
-        "after_low": after.low,
-        "after_high": after.high,
-    }

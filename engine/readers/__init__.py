@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Protocol
 
 from engine.errors import UserError
-from engine.readers import chat, openai, own, plain, responses, streams, vllm
+from engine.readers import branches, chat, openai, own, plain, responses, streams, vllm
 from engine.readers.dropped import Dropped, Kind, Unreadable
 from engine.readers.logtrace import with_tokenizer
 from engine.readers.source import Source, open_source
@@ -35,7 +35,7 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (own, streams, openai, responses, vllm, chat, plain)
+FORMATS: tuple[Format, ...] = (branches, own, streams, openai, responses, vllm, chat, plain)
 """All formats, the most explicit first."""
 
 

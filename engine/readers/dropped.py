@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.subjects import Group, Text, Trace
+from engine.tree import Tree
 
-Kind = Literal["text", "chat", "openai", "vllm", "trace", "rollouts", "result", "unknown"]
+Kind = Literal[
+    "text", "chat", "openai", "vllm", "trace", "rollouts", "branches", "result", "unknown"
+]
 
 READ = "Read it with a model for exact entropy, rank and everything else"
 READ_TEXT = "Read it with a model: surprisal, entropy, rank and everything else"
@@ -26,6 +29,7 @@ class Dropped:
         texts: per subject the text a model would read instead, prompt included where the log
             has it; None where the log does not hold it. A text is its own.
         groups: rollouts by prompt, of formats that group them.
+        tree: a tree of branches; its root is the one subject.
         model: the name of the model as the log claims it, or None.
         expected: the right answer, where the file says it.
         possible: what can be done now, in sentences without a full stop.
@@ -37,6 +41,7 @@ class Dropped:
     subjects: tuple[Text | Trace, ...] = ()
     texts: tuple[Text | None, ...] = ()
     groups: tuple[Group, ...] = ()
+    tree: Tree | None = None
     model: str | None = None
     expected: str | None = None
     possible: tuple[str, ...] = ()

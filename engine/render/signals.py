@@ -75,6 +75,7 @@ _LOOKS: dict[str, _Look] = {
     "sum_p2": _Look("large", low=0, high=1),
     "self_certainty": _Look("large"),
     "value": _Look("large", low=0, high=1),
+    "contrast": _Look("large", low=0, high=1),
 }
 _SHARE = _Look(low=0, high=1)
 _PROBABILITY = "The chance the model gave to this token."
@@ -111,7 +112,7 @@ def signals_of(tokens: pa.Table, columns: Mapping[str, Any] | None = None) -> li
 # In the table, but a colour would only repeat another one or say nothing.
 _QUIET = {
     "logprob", "ties", "position", "token_id", "token", "token_bytes", "start_byte", "end_byte",
-    "role", "segment", "ids_origin", "special", "rollout", "group",
+    "role", "segment", "ids_origin", "special", "rollout", "group", "fall_low", "fall_high",
 }  # fmt: skip
 
 

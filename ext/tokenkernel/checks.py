@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -82,3 +83,104 @@ def mask(real: Tensor | None, vocabulary: int, like: Tensor) -> Tensor | None:
     if real.dtype != torch.bool or real.shape != (vocabulary,) or real.device != like.device:
         raise ValueError(f"real must be a bool for each of {vocabulary} ids, on {like.device}")
     return real.contiguous()
+
+
+def token_arguments(
+    logits: Tensor,
+    target: Tensor,
+    k: int,
+    scale: float,
+    softcap: float,
+    temperature: float,
+    real: Tensor | None,
+) -> tuple[Tensor, Tensor, int, Tensor | None]:
+    """Arguments of ``token_stats``: logits, target, k (at most V) and mask.
+
+    Raises:
+        TypeError: for other types.
+        ValueError: for shapes, devices or ids that do not fit.
+    """
+    logits = matrix(logits, "logits")
+    n, vocabulary = logits.shape
+    target = targets(target, n, vocabulary, logits)
+    real = mask(real, vocabulary, logits)
+    change(scale, softcap, temperature)
+    return logits, target, min(top(k), vocabulary), real
+
+
+def pair_arguments(
+    p_logits: Tensor, q_logits: Tensor, target: Tensor, temperature: float, real: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Arguments of ``pair_stats``: both logits, target and mask.
+
+    Raises:
+        TypeError: for other types.
+        ValueError: for shapes, dtypes, devices or ids that do not fit.
+    """
+    p_logits, q_logits = matrix(p_logits, "p_logits"), matrix(q_logits, "q_logits")
+    if p_logits.dtype != q_logits.dtype:
+        raise ValueError("p_logits and q_logits must have the same dtype")
+    if p_logits.shape != q_logits.shape or p_logits.device != q_logits.device:
+        raise ValueError("p_logits and q_logits must have the same shape and device")
+    n, vocabulary = p_logits.shape
+    target = targets(target, n, vocabulary, p_logits)
+    change(1, 0, temperature)
+    return p_logits, q_logits, target, mask(real, vocabulary, p_logits)
+
+
+def sizes(rows: int, k: int) -> tuple[int, int]:
+    """Rows and alternatives of an accumulator.
+
+    Raises:
+        ValueError: when there cannot be so many.
+    """
+    if rows < 0:
+        raise ValueError("rows must not be negative")
+    return rows, top(k)
+
+
+def block_arguments(
+    block: Tensor,
+    first: int,
+    target: Tensor,
+    own: Tensor,
+    rows: int,
+    scale: float,
+    softcap: float,
+    temperature: float,
+    real: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Arguments of an accumulator's ``update``: block and mask.
+
+    Raises:
+        TypeError: for other types.
+        ValueError: for shapes that do not fit.
+    """
+    block = matrix(block, "block")
+    if block.shape[0] != rows:
+        raise ValueError("block must have a row for each of the accumulator's")
+    if target.shape != (rows,) or own.shape != (rows,):
+        raise ValueError("target and own must have one entry for each row")
+    if first < 0:
+        raise ValueError("first must not be negative")
+    change(scale, softcap, temperature)
+    return block, mask(real, block.shape[1], block)
+
+
+class Sized(Protocol):
+    """An accumulator, as far as merging asks."""
+
+    rows: int
+    k: int
+
+
+def mergeable(one: Sized, other: Sized) -> None:
+    """Two accumulators that may become one.
+
+    Raises:
+        ValueError: when rows or k differ, or they are the same.
+    """
+    if other is one:
+        raise ValueError("an accumulator cannot be merged into itself")
+    if (other.rows, other.k) != (one.rows, one.k):
+        raise ValueError("both accumulators must have the same rows and k")

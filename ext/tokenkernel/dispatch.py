@@ -86,12 +86,7 @@ def token_stats(
     change = {"scale": scale, "softcap": softcap, "temperature": temperature}
     if not (isinstance(logits, Tensor) and _compiled(logits)):
         return reference.token_stats(logits, target, k, **change, real=real)
-    logits = checks.matrix(logits, "logits")
-    n, vocabulary = logits.shape
-    target = checks.targets(target, n, vocabulary, logits)
-    real = checks.mask(real, vocabulary, logits)
-    checks.change(scale, softcap, temperature)
-    k = min(checks.top(k), vocabulary)
+    logits, target, k, real = checks.token_arguments(logits, target, k, **change, real=real)
     return _finish(
         _kernel.token_stats(
             _rows(logits), target.contiguous(), k, scale, softcap, temperature, real,
@@ -130,22 +125,14 @@ def pair_stats(
         TypeError: for other types.
         ValueError: for shapes, dtypes, devices or ids that do not fit.
     """
-    for x, name in ((p_logits, "p_logits"), (q_logits, "q_logits")):
-        checks.matrix(x, name)
-    if p_logits.dtype != q_logits.dtype:
-        raise ValueError("p_logits and q_logits must have the same dtype")
+    p_logits, q_logits, target, real = checks.pair_arguments(
+        p_logits, q_logits, target, temperature, real
+    )
     if not (_compiled(p_logits) and _compiled(q_logits)):
         return reference.pair_stats(
             p_logits, q_logits, target, js=js, beta=beta, temperature=temperature, real=real
         )
-    p_logits, q_logits = p_logits.detach(), q_logits.detach()
-    if p_logits.shape != q_logits.shape:
-        raise ValueError("p_logits and q_logits must have the same shape and device")
-    n, vocabulary = p_logits.shape
-    target = checks.targets(target, n, vocabulary, p_logits)
-    real = checks.mask(real, vocabulary, p_logits)
-    checks.change(1, 0, temperature)
-    out = torch.empty(9, n)
+    out = torch.empty(9, p_logits.shape[0])
     _kernel.pair_stats(
         _rows(p_logits), _rows(q_logits), target.contiguous(), js, beta, temperature, real, out,
         threads or torch.get_num_threads(),
@@ -165,9 +152,7 @@ class Accumulator:
     """
 
     def __init__(self, rows: int, k: int = 0) -> None:
-        if rows < 0:
-            raise ValueError("rows must not be negative")
-        self.rows, self.k = rows, checks.top(k)
+        self.rows, self.k = checks.sizes(rows, k)
         self._state = _kernel.Accumulator(rows, k) if HAVE else reference.Accumulator(rows, k)
 
     def update(
@@ -198,22 +183,16 @@ class Accumulator:
             TypeError: for other types.
             ValueError: for shapes that do not fit.
         """
-        block = checks.matrix(block, "block")
-        if not isinstance(self._state, reference.Accumulator) and not _compiled(block):
-            raise TypeError("block must be float32, bfloat16 or float16 on the CPU")
-        if block.shape[0] != self.rows:
-            raise ValueError("block must have a row for each of the accumulator's")
-        if target.shape != (self.rows,) or own.shape != (self.rows,):
-            raise ValueError("target and own must have one entry for each row")
-        if first < 0:
-            raise ValueError("first must not be negative")
-        checks.change(scale, softcap, temperature)
-        real = checks.mask(real, block.shape[1], block)
-        target, own = target.to(torch.int64).contiguous(), own.detach().float().contiguous()
+        change = {"scale": scale, "softcap": softcap, "temperature": temperature}
         if isinstance(self._state, reference.Accumulator):
-            change = {"scale": scale, "softcap": softcap, "temperature": temperature}
             self._state.update(block, first, target, own, **change, real=real)
             return
+        block, real = checks.block_arguments(
+            block, first, target, own, self.rows, **change, real=real
+        )
+        if not _compiled(block):
+            raise TypeError("block must be float32, bfloat16 or float16 on the CPU")
+        target, own = target.to(torch.int64).contiguous(), own.detach().float().contiguous()
         self._state.update(
             _rows(block), first, target, own, scale, softcap, temperature, real,
             threads or torch.get_num_threads(),
@@ -225,10 +204,7 @@ class Accumulator:
         Raises:
             ValueError: when rows or k differ, or it is this one.
         """
-        if other is self:
-            raise ValueError("an accumulator cannot be merged into itself")
-        if (other.rows, other.k) != (self.rows, self.k):
-            raise ValueError("both accumulators must have the same rows and k")
+        checks.mergeable(self, other)
         if isinstance(self._state, reference.Accumulator):
             self._state.merge(other._state)
         else:

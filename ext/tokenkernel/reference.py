@@ -41,13 +41,10 @@ def token_stats(
     threads: int = 0,
 ) -> TokenStats:
     """See ``tokenkernel.token_stats``; ``threads`` is torch's own affair."""
-    logits = checks.matrix(logits, "logits")
-    n, vocabulary = logits.shape
-    target = checks.targets(target, n, vocabulary, logits)
-    real = checks.mask(real, vocabulary, logits)
-    checks.change(scale, softcap, temperature)
-    k = min(checks.top(k), vocabulary)
-    rows = max(1, CHUNK // vocabulary)
+    logits, target, k, real = checks.token_arguments(
+        logits, target, k, scale, softcap, temperature, real
+    )
+    rows = max(1, CHUNK // logits.shape[1])
     parts = [
         _rows(changed(part, scale, softcap, temperature, real), ids, k)
         for part, ids in zip(logits.split(rows), target.split(rows), strict=True)
@@ -123,14 +120,10 @@ def pair_stats(
     threads: int = 0,
 ) -> PairStats:
     """See ``tokenkernel.pair_stats``; ``threads`` is torch's own affair."""
-    p_logits, q_logits = checks.matrix(p_logits, "p_logits"), checks.matrix(q_logits, "q_logits")
-    if p_logits.shape != q_logits.shape or p_logits.device != q_logits.device:
-        raise ValueError("p_logits and q_logits must have the same shape and device")
-    n, vocabulary = p_logits.shape
-    target = checks.targets(target, n, vocabulary, p_logits)
-    real = checks.mask(real, vocabulary, p_logits)
-    checks.change(1, 0, temperature)
-    rows = max(1, CHUNK // vocabulary)
+    p_logits, q_logits, target, real = checks.pair_arguments(
+        p_logits, q_logits, target, temperature, real
+    )
+    rows = max(1, CHUNK // p_logits.shape[1])
     parts = [
         _pair_rows(
             changed(p, 1, 0, temperature, real), changed(q, 1, 0, temperature, real), y, js, beta
@@ -185,9 +178,7 @@ class Accumulator:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        if rows < 0:
-            raise ValueError("rows must not be negative")
-        self.rows, self.k = rows, checks.top(k)
+        self.rows, self.k = checks.sizes(rows, k)
         self._keep = max(k, 2)
         wide = torch.float32 if torch.device(device).type == "mps" else torch.float64
         zero = {"device": device, "dtype": wide}
@@ -216,13 +207,9 @@ class Accumulator:
         threads: int = 0,
     ) -> None:
         """Add ids ``first`` to ``first + block.shape[1] − 1``."""
-        block = checks.matrix(block, "block")
-        if block.shape[0] != self.rows or own.shape != (self.rows,):
-            raise ValueError("block and own must have a row for each of the accumulator's")
-        if first < 0:
-            raise ValueError("first must not be negative")
-        checks.change(scale, softcap, temperature)
-        real = checks.mask(real, block.shape[1], block)
+        block, real = checks.block_arguments(
+            block, first, target, own, self.rows, scale, softcap, temperature, real
+        )
         z = changed(block, scale, softcap, temperature, real)
         self._own = own.to(self._own)
         mine = self._own[:, None].to(z)
@@ -267,10 +254,7 @@ class Accumulator:
 
     def merge(self, other: Accumulator) -> None:
         """Add what another saw of other ids of the same rows."""
-        if other is self:
-            raise ValueError("an accumulator cannot be merged into itself")
-        if other.rows != self.rows or other._keep != self._keep:
-            raise ValueError("both accumulators must have the same rows and k")
+        checks.mergeable(self, other)
         m = torch.maximum(self._m, other._m)
         self._rescale(m)
         d = torch.where(torch.isfinite(other._m), other._m - m, torch.zeros_like(m))

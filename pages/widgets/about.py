@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from engine import Result
+from engine import Result, kernel
 from engine.registry import Analysis
 from engine.render.signals import Signal
 from engine.render.text import escape_markdown
@@ -41,8 +41,18 @@ def about(analysis: Analysis, signal: Signal, result: Result) -> None:
         if analysis.cite:
             sources = "".join(f"\n- {escape_markdown(source)}" for source in analysis.cite)
             st.markdown("**Sources**" + sources)
-        st.markdown("**How it was computed**")
+        st.markdown(f"**How it was computed.** {kernel_line(result)}")
         st.json(dict(result.provenance), expanded=False)
+
+
+def kernel_line(result: Result | None = None) -> str:
+    """Which kernel is in use and for which instruction set, as Markdown.
+
+    Args:
+        result: what is shown: where another kernel computed it, that is said too.
+    """
+    provenance = {} if result is None else result.provenance
+    return escape_markdown(kernel.sentence(provenance.get("kernel")))
 
 
 def _capital(text: str) -> str:

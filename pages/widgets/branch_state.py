@@ -66,7 +66,9 @@ def open_tree(trace: Trace, model: str) -> Key:
     arrived = (trace.digest, model)
     new = state.recall("branches.arrived") != arrived
     state.remember("branches.arrived", arrived)
-    for key, tree in trees.items():
+    own = (state.name_of(trace), model)
+    # A tree of its own before one in which it is a branch.
+    for key, tree in sorted(trees.items(), key=lambda kept: kept[0] != own):
         if key[1] != model:
             continue
         place = next((p for p in places(tree) if trace_at(tree, p).digest == trace.digest), None)
@@ -74,9 +76,8 @@ def open_tree(trace: Trace, model: str) -> Key:
             if new:
                 look(key, View(place))
             return key
-    key = (state.name_of(trace), model)
-    keep(key, _planted(trace, model))
-    return key
+    keep(own, _planted(trace, model))
+    return own
 
 
 def _planted(trace: Trace, model: str) -> Tree:
@@ -154,6 +155,11 @@ def cut(key: Key, branch: str) -> None:
     parent = next((b.parent for b in tree.branches if b.id == branch), ORIGIN)
     keep(key, remove(tree, branch))
     look(key, View(parent))
+
+
+def expected_field(key: Key) -> str:
+    """Name of the field that holds a tree's right answer."""
+    return f"branch-expected-{key[0]}-{key[1]}"
 
 
 def judge(key: Key, expected: str) -> None:

@@ -13,12 +13,20 @@ from engine import Result, export_table
 from engine.schema import Column
 from pages.widgets.selection import chosen_row
 
-FORMATS = {"csv": "CSV", "parquet": "Parquet", "arrow": "Arrow", "json": "JSON", "xlsx": "XLSX"}
+FORMATS = {
+    "csv": "CSV",
+    "parquet": "Parquet",
+    "arrow": "Arrow",
+    "json": "JSON",
+    "jsonl": "JSONL",
+    "xlsx": "XLSX",
+}
 _MIME = {
     "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
     "arrow": "application/vnd.apache.arrow.file",
     "json": "application/json",
+    "jsonl": "application/jsonl",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
 

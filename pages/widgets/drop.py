@@ -11,7 +11,8 @@ from engine import Trace, UserError
 from engine.library import Library
 from engine.readers import Dropped, recognise
 from engine.render.text import number
-from pages.widgets import places, state
+from engine.tree import Tree
+from pages.widgets import branch_import, places, state
 from pages.widgets.notice import problem
 
 _SHOWN_PROBLEMS = 5
@@ -22,7 +23,7 @@ def drop_zone(*, key: str = "drop") -> None:
     st.subheader("Bring your own", anchor=False)
     left, right = st.columns(2)
     file = left.file_uploader(
-        "A text, a chat, a log with log-probabilities, a trace or a result file",
+        "A text, a chat, a log with log-probabilities, a trace, branches or a result file",
         key=f"{key}-file",
         max_upload_size=max(1, _limit() >> 20),
     )
@@ -84,9 +85,14 @@ def _open(found: Dropped, key: str) -> None:
     subject, text = found.subjects[index], found.texts[index]
     with st.container(horizontal=True, key=f"{key}-actions"):
         traced = isinstance(subject, Trace)
+        if found.tree is not None and st.button(
+            "Open its branches", key=f"{key}-branches", type="primary"
+        ):
+            _open_branches(found.tree, found.model)
         if isinstance(subject, Trace):
             size = f"{number(len(subject))} tokens"
-            if st.button(f"Look at its {size}", key=f"{key}-look", type="primary"):
+            first = "primary" if found.tree is None else "secondary"
+            if st.button(f"Look at its {size}", key=f"{key}-look", type=first):
                 state.open_trace(subject, expected=found.expected)
                 places.go("tokens")
         kind = "secondary" if traced else "primary"
@@ -96,6 +102,13 @@ def _open(found: Dropped, key: str) -> None:
             trace = engine.encode(text, state.chosen_model(), state.workspace())
             state.open_trace(trace, expected=found.expected)
             places.go("tokens")
+
+
+def _open_branches(tree: Tree, named: str | None) -> None:
+    models = [m.name for m in engine.available_models(state.workspace().profile) if m.available]
+    _, model = branch_import.bring(tree, named, [state.chosen_model(), *models])
+    state.open_trace(tree.root, model=model, expected=tree.expected)
+    places.go("branches")
 
 
 def _import(name: str, data: bytes, key: str) -> None:

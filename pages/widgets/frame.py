@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +20,9 @@ _ICON = (
     '<rect x="21" y="11" width="6" height="10" rx="1" fill="#fce2b0"/></svg>'
 )
 
-_WELL_FORMED = st.components.v2.component(
-    "tokenscope.wellformed", html="<span></span>", js=asset("wellformed.js")
-)
+_FRAME = st.components.v2.component("tokenscope.frame", html="<span></span>", js=asset("frame.js"))
+_FIELDS = 4
+"""Fields full to the brim that one message must have room for: a page sends all of them at once."""
 MENDED = (
     "The text held half a surrogate pair, which is no character: it was replaced by U+FFFD. "
     "Mend it, or go on with it as it is."
@@ -34,9 +35,41 @@ def frame() -> None:
     st.html(f"<style>{_style()}</style>")
     with st.sidebar, st.container(key="brand"):
         st.text("TokenScope")
-    with st.container(key="hidden-wellformed"):
-        if _WELL_FORMED(key="wellformed", on_mended_change=_nothing).get("mended"):
-            remember("input.error", MENDED)
+    _watch_fields()
+
+
+def _watch_fields() -> None:
+    """Say what became of a text that cannot be sent as it is."""
+    most = largest_field()
+    with st.container(key="hidden-frame"):
+        found = _FRAME(
+            key="frame",
+            data={"most": most},
+            on_mended_change=_nothing,
+            on_refused_change=_nothing,
+        )
+    if found.get("mended"):
+        remember("input.error", MENDED)
+    refused = found.get("refused")
+    if isinstance(refused, Mapping):
+        # Beside whatever field it was, on any page: a corner of the window is near all of them.
+        st.toast(too_large(refused.get("size"), most), duration="long")
+
+
+def largest_field() -> int:
+    """Bytes of text a field may hold; the server hangs up on a message above its own limit."""
+    return int(st.get_option("server.maxWidgetStateSize")) * 1_000_000 // _FIELDS
+
+
+def too_large(size: object, most: int) -> str:
+    """What is said of a text that was kept out; ``size`` comes from the browser."""
+    has = (
+        f"has {size / 1e6:,.1f} MB" if isinstance(size, int | float) and size > most else "is long"
+    )
+    return (
+        f"The text {has}, and a field takes at most {most / 1e6:.1f} MB: nothing was changed. "
+        "Bring it as a file on the Start page, or paste a part of it."
+    )
 
 
 def _nothing() -> None:

@@ -84,6 +84,15 @@ def shown_trace() -> Trace | None:
     return None if trace is None else fitting(trace, chosen_model())
 
 
+def shown_group(trace: Trace) -> Group | None:
+    """The responses the shown one belongs to, when there are several."""
+    item = shown_example()
+    group = item.group if item is not None else recall("group")
+    if not isinstance(group, Group) or len(group.rollouts) < 2:
+        return None
+    return group if any(t.digest == trace.digest for t in group.rollouts) else None
+
+
 def expected_answer() -> str | None:
     """The right answer to what is shown, when it is known."""
     item = shown_example()

@@ -8,7 +8,7 @@ from typing import TypeVar
 import streamlit as st
 
 import engine
-from engine import UserError, available_models
+from engine import Trace, UserError, available_models
 from engine.catalogue import ModelInfo
 from engine.render.text import number, one_line
 from pages.widgets import state
@@ -66,7 +66,9 @@ def _text() -> None:
     if item is not None:
         st.text(item.description)
     else:
-        st.text("Typed, generated or pasted below the title.")
+        trace: Trace | None = state.recall("trace")
+        brought = trace.title if trace is not None else None
+        st.text(one_line(brought, 80) if brought else "Typed, generated or brought along.")
 
 
 def _fit_model() -> None:

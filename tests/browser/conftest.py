@@ -15,13 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pages import world
-from tests.pages.conftest import world_folder
+from tests.pages.navigation import ROOT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
-
-__all__ = ["world_folder"]
 
 FLAGS = [
     "--headless",
@@ -47,21 +44,20 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="module")
-def server(world_folder: Path | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a fresh app with an empty store, one for each file of tests."""
     chromium()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = "tests/browser/serve.py" if world_folder else "asgi.py"
     home = tmp_path_factory.mktemp("served")
     log = home / "log.txt"
-    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", "asgi.py", "--server.port", str(port)]
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--server.address", "127.0.0.1"],
-            cwd=world.ROOT,
-            env={**os.environ, "TOKENSCOPE_HOME": str(home), "WORLD": str(world_folder or "")},
+            cwd=ROOT,
+            env={**os.environ, "TOKENSCOPE_HOME": str(home)},
             stdout=out,
             stderr=subprocess.STDOUT,
         )

@@ -75,7 +75,7 @@ def shown(page: Page) -> str:
     return page.locator(".ts-tree .chip[aria-pressed='true']").get_attribute("data-place") or ""
 
 
-def test_force_an_alternative_and_compare(visit, tmp_path: Path):
+def test_force_an_alternative_and_compare(visit, server: str, tmp_path: Path):
     page = visit()
     assert page.locator("h1").inner_text() == "What if it had said something else?"
     # Another token is chosen in the strip; its alternatives follow.
@@ -131,6 +131,22 @@ def test_force_an_alternative_and_compare(visit, tmp_path: Path):
     assert len(tree.branches[-1].traces) == 4
     page.get_by_role("button", name="Remove this branch").click()
     page.get_by_role("button", name="Remove this branch").wait_for(state="detached")
+    # And comes back to another visitor, by its content and not by its name.
+    other = visit()
+    other.goto(server + "/start")
+    kept = (tmp_path / "tree.json").rename(tmp_path / "notes.txt")
+    other.locator(".st-key-drop-file input[type=file]").set_input_files(kept)
+    other.locator(".st-key-drop-found", has_text="TokenScope branches").wait_for()
+    other.screenshot(path=tmp_path / "branches-dropped.png", full_page=True)
+    other.get_by_role("button", name="Open its branches").click()
+    other.get_by_role("heading", name="What if it had said something else?").wait_for()
+    other.locator(".ts-tree .row").nth(len(tree.branches)).wait_for()
+    assert other.locator(".ts-tree .row").last.locator(".chip").count() == 4
+    settle(other)
+    with other.expect_download() as waiting:
+        other.get_by_role("button", name="All as one tree (JSON)").click()
+    waiting.value.save_as(tmp_path / "again.json")
+    assert loads((tmp_path / "again.json").read_bytes()) == tree
 
 
 def test_hostile_text_in_the_dark(visit, tmp_path: Path):

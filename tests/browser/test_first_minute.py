@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
+MOST = 25_000_000 // 4
+"""Bytes a field takes: a quarter of what Streamlit's server takes in one message."""
+FILL = """(field, n) => {
+  const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+  set.call(field, "é".repeat(n));
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+}"""
 CULPRIT = next(item for item in engine.gallery() if item.name == "start").culprit
 
 
@@ -164,3 +171,68 @@ def test_odd_input_keeps_the_page_alive(visit: Callable[..., Page], text: str) -
     settled(page)
     assert page.get_by_text("Something went wrong inside").count() == 0
     assert page.locator("h1").inner_text() == "Which token broke it?"
+
+
+@pytest.mark.parametrize("path", ["/start", "/start/"])
+def test_the_start_page_has_an_address_too(
+    visit: Callable[..., Page], server: str, path: str
+) -> None:
+    page = visit(f"{path}?text=wrong-sum&model=demo")
+    assert page.url.startswith(f"{server}/?")
+    assert "text=wrong-sum" in page.url
+    assert page.locator("h1").inner_text() == "Which token broke it?"
+    title = next(i.title for i in engine.gallery() if i.name == "wrong-sum")
+    assert page.locator(".st-key-text input").first.input_value() == title
+
+
+def test_a_paste_beyond_the_limit_is_one_sentence(visit: Callable[..., Page]) -> None:
+    """Above its limit the server hangs up: what is too large must not be sent at all."""
+    page = visit()
+    closed: list[str] = []
+    page.on("websocket", lambda ws: closed.append(ws.url))  # it would connect anew
+    area = page.locator(".st-key-drop-text textarea")
+    toast = page.locator("[data-testid=stToast]")
+
+    def paste(words: int) -> None:
+        page.evaluate("n => navigator.clipboard.writeText('word '.repeat(n))", words)
+        area.press("Control+a")
+        area.press("Control+v")
+
+    paste(200_000)
+    area.press("Control+Enter")
+    page.get_by_text("Plain text, 1,000,000 characters").wait_for()
+    assert toast.count() == 0
+    paste(12_000_000)
+    toast.get_by_text("The text has 60.0 MB, and a field takes at most").wait_for()
+    assert len(area.input_value()) == 1_000_000, "the field stays as it was"
+    # Just above the limit, set by a program and not by a paste.
+    area.evaluate(FILL, MOST // 2 + 1)
+    toast.get_by_text("The text has 6.3 MB").wait_for()
+    assert len(area.input_value()) == 1_000_000
+    settled(page)
+    assert closed == []
+
+
+@pytest.mark.slow
+def test_the_largest_paste_arrives(visit: Callable[..., Page]) -> None:
+    page = visit()
+    closed: list[str] = []
+    page.on("websocket", lambda ws: closed.append(ws.url))
+    area = page.locator(".st-key-drop-text textarea")
+    area.evaluate(FILL, MOST // 2)
+    area.press("Control+Enter")
+    page.get_by_text(f"Plain text, {MOST // 2:,} characters").wait_for()
+    settled(page)
+    assert closed == []
+
+
+def test_a_file_beyond_the_limit_is_one_sentence(
+    visit: Callable[..., Page], tmp_path: Path
+) -> None:
+    file = tmp_path / "large.txt"
+    file.write_bytes(b"x" * ((25 << 20) + 1))
+    page = visit()
+    page.locator(".st-key-drop-file input[type=file]").set_input_files(file)
+    page.locator(".st-key-drop-file", has_text="must be 25.0MB or smaller").wait_for()
+    settled(page)
+    assert page.get_by_text("Something went wrong inside").count() == 0

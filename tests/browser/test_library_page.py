@@ -161,3 +161,107 @@ def test_open_turns_to_the_tokens(visit):
     button(page, "library-open").click()
     page.locator(".t").first.wait_for()
     assert page.locator("h1").inner_text() == "What did the model think of every token?"
+
+
+def test_marking_and_every_action_by_keyboard_alone(visit, tmp_path: Path):
+    page = visit()
+    data = bundle({"a.zip": result_file(27, "Quokka one"), "b.zip": result_file(28, "Quokka two")})
+    bring(page, "keys.zip", data)
+    said(page, "Imported 2 results")
+    press = page.keyboard.press
+
+    def rows(count: int) -> None:
+        named = f"[class*='st-key-library-table-'] [role=grid][aria-rowcount='{count + 1}']"
+        page.locator(named).wait_for(state="attached")
+
+    def marked(count: int) -> None:
+        page.wait_for_function(
+            """(count) => document.querySelectorAll(
+              "[class*='st-key-library-table-'] [role=row][aria-selected=true]"
+            ).length === count""",
+            arg=count,
+        )
+
+    def tab_to(label: str, most: int = 14) -> None:
+        for _ in range(most):
+            press("Tab")
+            if page.evaluate("document.activeElement.textContent").startswith(label):
+                return
+        raise AssertionError(f"no way to {label} by Tab")
+
+    def into_the_table() -> None:
+        page.locator(".st-key-library-search input").focus()
+        for _ in range(8):
+            press("Tab")
+            if page.evaluate("document.activeElement.tagName") == "CANVAS":
+                return
+        raise AssertionError("no way into the table by Tab")
+
+    def tab_into(key: str, kind: str = "button") -> None:
+        wanted = page.locator(f"[class*='st-key-{key}'] {kind}").last
+        wanted.wait_for()
+        for _ in range(6):
+            if wanted.evaluate("node => node === document.activeElement"):
+                return
+            press("Tab")
+        raise AssertionError(f"no way into {key} by Tab")
+
+    def to_the_buttons() -> None:
+        """The marks stay after an action; without any the table is marked again."""
+        into_the_table()
+        if button(page, "library-open").is_disabled():
+            press("Shift+Space")
+        marked(1)
+        press("End")
+
+    assert "Shift+Space" in page.locator(".st-key-hint-library-choose").inner_text()
+    page.locator(".st-key-library-search input").focus()
+    page.keyboard.type("quokka")
+    press("Enter")
+    rows(2)
+    into_the_table()
+    press("Shift+Space")
+    marked(1)
+    press("ArrowDown")
+    press("Shift+Space")
+    marked(2)
+    press("Shift+Space")
+    marked(1)
+    press("End")
+    tab_to("Rename")
+    press("Enter")
+    # Where a box opens, the keyboard goes with it.
+    tab_into("library-new-title", "input")
+    press("Control+a")
+    page.keyboard.type("A quokka by keys alone")
+    press("Enter")
+    said(page, "Renamed")
+    for label, word in (("Pin", "Pinned"), ("Unpin", "No longer pinned")):
+        to_the_buttons()
+        tab_to(label)
+        press("Enter")
+        said(page, word)
+    to_the_buttons()
+    tab_to("Export")
+    press("Enter")
+    tab_into("library-make")
+    press("Enter")
+    tab_into("library-download")
+    with page.expect_download() as waiting:
+        press("Enter")
+    assert waiting.value.suggested_filename.endswith(".zip")
+    press("Escape")
+    to_the_buttons()
+    tab_to("Delete")
+    press("Enter")
+    tab_into("library-delete-sure")
+    press("Enter")
+    said(page, "1 result deleted")
+    rows(1)
+    into_the_table()
+    press("Shift+Space")
+    marked(1)
+    press("End")
+    tab_to("Open")
+    press("Enter")
+    page.get_by_role("heading", name="What did the model think of every token?").wait_for()

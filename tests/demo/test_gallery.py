@@ -13,19 +13,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from demo.blame import replaced
+from demo.blame import replaced, whatif_request
 from demo.examples import name_of
 from demo.stories import problems
 from demo.verify import answer_of
 from engine import GalleryItem, Request, gallery, group_from_samples, run
 from engine.answers import check
 from engine.critical.value import value_request
+from engine.gallery import wrong_rollouts
+from engine.records import iter_groups
 from engine.workspace import GALLERY, Workspace
 
 CODE = """
 import sys
 from engine import Request, Workspace, gallery
+from demo.blame import whatif_request
 from engine.critical.value import value_request
+from engine.gallery import wrong_rollouts
 with Workspace(sys.argv[1], role="client") as workspace:
     curves = 0
     for item in gallery():
@@ -39,6 +43,18 @@ with Workspace(sys.argv[1], role="client") as workspace:
             found = workspace.lookup(value_request(item.trace, item.model, item.expected))
             curves += found is not None
             assert found or not item.culprit, f"{item.name} has no curve: run make gallery"
+        if item.culprit:
+            asked = whatif_request(item.trace, item.model, item.expected, item.culprit.position)
+            known = {"answer": item.expected}
+            for request in (
+                asked,
+                Request("critical.contrast", item.trace, item.model),
+                Request("critical.agreement", item.trace, item.model, known),
+            ):
+                assert workspace.lookup(request), f"{item.name} lacks {request.analysis}"
+    for model in ("demo", "demo-multidigit"):
+        wrong = wrong_rollouts(model)
+        assert workspace.lookup(Request("critical.agreement", wrong, model)), model
 print(len(gallery()), curves, "torch" in sys.modules, "transformers" in sys.modules)
 """
 
@@ -87,7 +103,7 @@ def test_what_there_is() -> None:
         assert item.description[-1] in ".?", item.description
         assert item.trace.title == (item.title if item.kind == "trace" else item.trace.title)
     size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
-    assert size < 2_500_000
+    assert size < 4_000_000
 
 
 def test_right_and_wrong_stories_are_what_they_are_called() -> None:
@@ -117,7 +133,7 @@ def test_the_culprit_is_the_largest_fall_of_the_stored_curve(
     assert culprit.before == rows[culprit.position - 1]["value"]
     assert culprit.after == rows[culprit.position]["value"]
     assert culprit.before - culprit.after >= 0.5
-    assert {row["samples"] for row in rows[item.trace.response_start - 1 : -1]} == {32}
+    assert {row["samples"] for row in rows[item.trace.response_start - 1 : -1]} == {64}
     # The alternatives are the model's most probable ones, and the best of them was taken.
     stats = workspace.lookup(Request("statistics", item.trace, item.model))
     assert stats is not None
@@ -137,6 +153,47 @@ def test_the_culprit_is_the_largest_fall_of_the_stored_curve(
 
 
 @pytest.mark.parametrize("name", wrong())
+def test_what_was_tried_is_what_the_critical_page_shows(workspace: Workspace, name: str) -> None:
+    item = items()[name]
+    culprit = item.culprit
+    assert culprit is not None
+    assert item.expected is not None
+    asked = whatif_request(item.trace, item.model, item.expected, culprit.position)
+    found = workspace.lookup(asked)
+    assert found is not None
+    said, *others = found.table("alternatives").to_pylist()
+    assert (said["said"], said["value"]) == (True, culprit.after)
+    assert [(t.token_id, t.correct, t.samples) for t in culprit.tried] == [
+        (row["alternative_id"], row["correct"], row["samples"]) for row in others
+    ]
+    with_it, without = found.table("conditions").to_pylist()
+    assert with_it["value"] == culprit.after
+    assert without["value"] > with_it["value"]
+
+
+@pytest.mark.parametrize("model", ["demo", "demo-multidigit"])
+def test_wrong_answers_are_taken_as_they_come(workspace: Workspace, model: str) -> None:
+    subject = wrong_rollouts(model)
+    assert subject is not None
+    assert subject.count == 24
+    for group in iter_groups(subject):
+        (trace,) = group.rollouts
+        assert check(trace, group.expected or "") is False
+        assert trace.ids[-1] == workspace.plan_model(model).tokenizer.id_of("<|end|>")
+    stories = itertools.islice(problems("gallery:wrong", "test", 3), 400)
+    order = [problem.prompt for problem in stories]
+    told = [group.rollouts[0].prompt_text for group in iter_groups(subject)]
+    places = [order.index(prompt) for prompt in told]
+    assert places == sorted(places)
+    found = workspace.lookup(Request("critical.agreement", subject, model))
+    assert found is not None
+    scores = {row["score"]: row for row in found.table("scores").to_pylist()}
+    assert min(row["traces"] for row in scores.values()) >= 8
+    best = scores["contrast, fitted"]
+    assert best["first"] > best["by_chance_first"] * 5
+
+
+@pytest.mark.parametrize("name", wrong())
 def test_the_branch_says_the_alternative_and_comes_out_right(name: str) -> None:
     item = items()[name]
     culprit, branch = item.culprit, item.branch
@@ -150,7 +207,7 @@ def test_the_branch_says_the_alternative_and_comes_out_right(name: str) -> None:
     assert branch.response_start == item.trace.response_start
     assert branch.sampling is not None
     assert branch.sampling.finish == "stop"
-    assert 0 <= branch.sampling.index < 32
+    assert 0 <= branch.sampling.index < 64
     assert item.expected is not None
     assert check(branch, item.expected) is True
     assert check(item.trace, item.expected) is False
@@ -254,7 +311,7 @@ def test_drawn_again_the_evidence_is_the_same(workspace: Workspace) -> None:
     def drawn(position: int, token_id: int) -> list[bool]:
         data = workspace.plan_model(item.model).tokenizer.pieces([token_id])[0]
         changed = replaced(item.trace, position, token_id, data)
-        (result,) = run(Request("generate", changed, item.model, {"n": 32}), workspace=workspace)
+        (result,) = run(Request("generate", changed, item.model, {"n": 64}), workspace=workspace)
         rollouts = group_from_samples(result).rollouts
         ended = [t.sampling is not None and t.sampling.finish == "stop" for t in rollouts]
         said = [check(t, expected) is True for t in rollouts]
@@ -264,8 +321,17 @@ def test_drawn_again_the_evidence_is_the_same(workspace: Workspace) -> None:
     after = drawn(at, item.trace.ids[at])
     better = drawn(at, branch.ids[at])
     # Another processor may round a draw on the border between two ids the other way.
-    assert sum(before) == pytest.approx(32 * culprit.before, abs=2)
-    assert sum(after) == pytest.approx(32 * culprit.after, abs=2)
+    assert sum(before) == pytest.approx(64 * culprit.before, abs=2)
+    assert sum(after) == pytest.approx(64 * culprit.after, abs=2)
     assert sum(better) == pytest.approx(culprit.best.correct, abs=2)
     assert branch.sampling is not None
     assert better.index(True) == branch.sampling.index
+
+
+def test_stories_chosen_for_their_fall_say_so() -> None:
+    from demo.examples import CHOSEN, PICKS
+
+    for pick in PICKS:
+        chosen = pick.blames is not None
+        assert pick.said == (f"{pick.description} {CHOSEN}" if chosen else pick.description)
+    assert "not how often" in CHOSEN

@@ -12,15 +12,11 @@ from hypothesis import strategies as st
 from engine.answers import (
     answer_text,
     check,
-    checker,
-    checkers,
-    contains,
-    register,
     response_text,
     same_answer,
 )
+from engine.checkers import contains
 from engine.encode import encode_text
-from engine.errors import UserError
 from engine.subjects import Span, Text, Trace
 from engine.tokenization import Tokenizer
 from tests.engine.tiny import tiny_folder
@@ -213,21 +209,7 @@ def test_special_tokens_are_no_words(tokenizer: Tokenizer) -> None:
     assert check(trace, "5") is True
 
 
-def test_the_registry() -> None:
-    assert {"answer", "contains"} <= set(checkers())
-    assert all(checkers().values())
-    assert checker()("Answer: 1,000", "1000") is True
-    assert checker("contains")("I CANNOT help", "cannot") is True
-    assert checker("contains", text="cannot")("I can help", "help") is False
-    with pytest.raises(UserError, match="answer, contains"):
-        checker("nonsense")
-    with pytest.raises(UserError, match="has no option 'words'; it has: text"):
-        checker("contains", words="x")
-    with pytest.raises(ValueError, match="twice"):
-        register("answer")(check)
-
-
 def test_it_needs_no_torch() -> None:
-    code = "import sys, engine.answers; print('torch' in sys.modules, 'scipy' in sys.modules)"
+    code = "import sys, engine.checkers; print('torch' in sys.modules, 'scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -117,6 +117,34 @@ def test_models_and_analyses_as_json(here: Path, capsys: pytest.CaptureFixture[s
     assert call(capsys, "models")[0] == call(capsys, "analyses")[0] == 0
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_models_say_which_kernel_computes(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: bool,
+) -> None:
+    import tokenkernel
+    from tokenkernel import build
+
+    if compiled and not tokenkernel.HAVE:
+        pytest.skip("tokenkernel was installed without a compiler")
+    monkeypatch.setattr(build, "HAVE", compiled)
+    monkeypatch.setattr(tokenkernel, "HAVE", compiled)
+    code, out, _ = call(capsys, "models", "--json")
+    kernels = [entry["kernel"] for entry in json.loads(out)]
+    assert code == 0
+    assert kernels
+    for kernel in kernels:
+        assert kernel["compiled"] is compiled
+        assert (kernel["isa"] == "torch") is not compiled
+        assert (kernel["isa"] in kernel["available"]) is compiled
+    code, out, _ = call(capsys, "models")
+    last = out.splitlines()[-1]
+    assert (code, last) == (0, tokenkernel.about())
+    assert (tokenkernel.isa() in last) if compiled else ("without a C++ compiler" in last)
+
+
 def test_trace_files_and_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = here / "t.json"
     trace.write_text(json.dumps({"prompt": "a", "response": "bc"}))

@@ -1,4 +1,4 @@
-"""The five formats: same values back, provenance with them, no formulas."""
+"""The formats: same values back, provenance with them, no formulas."""
 
 from __future__ import annotations
 
@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import UserError
-from engine.export import FORMATS, check_suffix, defuse, export_file, export_table
+from engine.export import (
+    FORMATS,
+    check_suffix,
+    defuse,
+    export_file,
+    export_table,
+    provenance_file,
+)
 from engine.result import Result
 from engine.schema import NOTES
 
@@ -98,6 +106,35 @@ def test_json_records() -> None:
     assert rows[0]["params"] == '{"top_k":20}'
 
 
+def test_jsonl_is_read_by_others_line_by_line(tmp_path: Path) -> None:
+    data = export_table(RESULT, "tokens", "jsonl")
+    assert data.endswith(b"}\n")
+    rows = [json.loads(line) for line in data.decode().split("\n")[:-1]]
+    assert len(rows) == 9, "a line break inside a text is escaped"
+    assert [row["token"] for row in rows] == HOSTILE
+    assert list(rows[0]) == [*TABLE.column_names, "result_key"], "one column is added, at the end"
+    assert rows[0]["token_bytes"] == "f09f"
+    assert rows[0]["ids"] == [1, 2]
+    assert {row["result_key"] for row in rows} == {"ab" * 32}
+    out = tmp_path / "tokens.jsonl"
+    export_file(RESULT, None, out)
+    assert out.read_bytes() == data
+    assert pd.read_json(out, lines=True)["position"].tolist() == list(range(9))
+    read = pyarrow.json.read_json(io.BytesIO(data))
+    assert read["position"].to_pylist() == list(range(9))
+    beside = json.loads(provenance_file(out).read_text("utf-8"))
+    assert beside["provenance"]["models"]["model"]["fingerprint"] == "ef" * 32
+    assert beside["notes"][0]["reason"] == "none"
+
+
+def test_jsonl_leaves_nothing_behind_when_its_provenance_cannot_be_written(tmp_path: Path) -> None:
+    out = tmp_path / "tokens.jsonl"
+    provenance_file(out).mkdir()
+    with pytest.raises(UserError, match="could not be written"):
+        export_file(RESULT, None, out)
+    assert [p.name for p in tmp_path.iterdir()] == ["tokens.provenance.json"]
+
+
 def test_xlsx_has_text_cells_and_sheets_for_provenance_and_notes() -> None:
     data = export_table(RESULT, None, "xlsx")
     book = zipfile.ZipFile(io.BytesIO(data))
@@ -120,10 +157,12 @@ def test_defuse(text: str | None, safe: str | None) -> None:
 def test_files_appear_whole_or_not_at_all(tmp_path: Path, fmt: str) -> None:
     out = tmp_path / f"t.{fmt}"
     export_file(RESULT, "tokens", out)
-    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    beside = ["t.provenance.json"] if fmt == "jsonl" else []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [out.name, *beside]
     if fmt == "csv":
         assert len(pd.read_csv(out)) == 9
-    out.unlink()
+    for file in tmp_path.iterdir():
+        file.unlink()
     with pytest.raises(UserError, match="no table 'other'"):
         export_file(RESULT, "other", out)
     assert list(tmp_path.iterdir()) == []

@@ -82,7 +82,7 @@ def test_one_setting_turns_every_limit_on(clean: pytest.MonkeyPatch) -> None:
     assert local.max_upload_bytes == 25 * 2**20
     clean.setenv("TOKENSCOPE_PROFILE", "hosted")
     hosted = Profile.from_env()
-    assert (hosted.max_tokens, hosted.max_samples, hosted.max_new_tokens) == (2048, 32, 256)
+    assert (hosted.max_tokens, hosted.max_samples, hosted.max_new_tokens) == (2048, 64, 256)
     assert (hosted.deadline, hosted.queue, hosted.max_upload_bytes) == (120, 16, 2 * 2**20)
     assert hosted.one_each
     assert not hosted.allow_folders
@@ -381,7 +381,7 @@ def test_the_command_line_is_held_too(
         (["run", "statistics", "--model", str(folder), *text, *out], "is not offered here"),
         (["run", "statistics", "--model", "org/name", *text, *out], "is not offered here"),
         (["run", "statistics", "--model", "demo", "--prompt", "x" * 60, *out], "at most 50"),
-        (["generate", *text, "--n", "33", "--out", str(here / "r.jsonl")], "set n to 32"),
+        (["generate", *text, "--n", "65", "--out", str(here / "r.jsonl")], "set n to 64"),
     ]
     for argv, sentence in cases:
         code, said, err = call(capsys, *argv)

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binom
 from transformers import AutoModelForCausalLM
 
 from engine import generation
 from engine.answers import answer_text, check
-from engine.critical.curve import (
-    Point,
-    clopper_pearson,
-    coarse_to_fine,
-    critical_position,
-    places,
-)
-from engine.critical.value import _largest, value_request
+from engine.critical.curve import clopper_pearson, difference
+from engine.critical.judging import Judging
+from engine.critical.places import coarse_to_fine
+from engine.critical.value import value_request
 from engine.encode import encode_text
 from engine.errors import UserError
 from engine.generation import Sampler
@@ -30,24 +22,12 @@ from engine.result import Result
 from engine.running import run
 from engine.subjects import Group, Text, Trace
 from engine.workspace import Workspace
-from tests.engine.tiny import EOS, VOCABULARY, tiny_model
+from tests.engine.tiny import EOS, VOCABULARY
 
 PROMPT = "Q?\n"
 RESPONSE = "Answer: 8\n"
-
-
-@pytest.fixture(scope="module")
-def seven(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model that likes to say 7 or 8 and to stop; a bias makes both likely everywhere."""
-    path = tmp_path_factory.mktemp("models") / "seven"
-    model = tiny_model("phi", path=path)
-    with torch.no_grad():
-        model.lm_head.weight *= 0.4
-        model.lm_head.bias[EOS] += 9
-        model.lm_head.bias[ord("7")] += 9
-        model.lm_head.bias[ord("8")] += 8
-    model.save_pretrained(path)
-    return str(path)
+NO_EIGHT = r"\A[^8]*\Z"
+"""Right for the checker ``regex`` is a response without any 8."""
 
 
 @pytest.fixture
@@ -145,6 +125,10 @@ def test_the_planted_digit_is_the_one(workspace: Workspace, trace: Trace, seven:
     assert values[eight:] == [0.0] * (len(trace) - eight)
     assert falls[eight] == values[eight - 1] - values[eight]
     assert falls[trace.response_start - 1] is None
+    curve = {row["position"]: row for row in result.table("tokens").to_pylist()}
+    before, after = _point(curve[eight - 1]), _point(curve[eight])
+    assert (curve[eight]["fall_low"], curve[eight]["fall_high"]) == difference(before, after)
+    assert curve[eight]["since"] == eight - 1
     (summary,) = result.table("summary").to_pylist()
     assert (summary["position"], summary["from_position"]) == (eight, eight - 1)
     assert (summary["before"], summary["after"]) == (values[eight - 1], 0.0)
@@ -229,19 +213,18 @@ def test_a_cancelled_run_keeps_what_it_showed(
     seen: list[Progress] = []
     for step in steps:
         seen.append(step)
-        if step.message.startswith("Continued 4 of"):
+        if step.message.startswith("Continued ") and not step.message.startswith("Continued 0 "):
             break
     with pytest.raises(StopIteration) as stop:
         steps.throw(Cancelled())
     partial = stop.value.value
-    done = [p for p, v in enumerate(column(partial, "value")) if v is not None]
-    order = coarse_to_fine(range(trace.response_start - 1, len(trace)))
+    done = {p for p, v in enumerate(column(partial, "value")) if v is not None}
     assert partial.status == "partial"
-    assert done == sorted(order[:4])
+    assert f"Continued {len(done)} of" in seen[-1].message
+    assert done <= set(coarse_to_fine(range(trace.response_start - 1, len(trace))))
     assert set(column(partial, "critical")) == {None}
     fractions = [s.fraction for s in seen if s.fraction is not None]
     assert fractions == sorted(fractions)
-    assert any(s.eta for s in seen)
 
 
 def test_greedy_is_certain_and_drawn_once(workspace: Workspace, trace: Trace, seven: str) -> None:
@@ -325,87 +308,139 @@ def test_a_number_may_be_given_as_a_number(workspace: Workspace, trace: Trace, s
     assert one.key == other.key
 
 
-# -- pure parts ------------------------------------------------------------------------------
+def test_early_stop_looks_at_the_first_samples_only(
+    workspace: Workspace, trace: Trace, seven: str
+) -> None:
+    """Every number again from the samples in the order of their numbers; the same verdicts."""
+    asked = {"n": 64, "max_new_tokens": 2, "checker": "regex"}
+    whole = value_of(workspace, trace, seven, NO_EIGHT, **asked)
+    early = value_of(workspace, trace, seven, NO_EIGHT, stop=4, **asked)
+    judging = Judging(workspace.plan_model(seven).tokenizer, trace, "regex", NO_EIGHT)
+    model, sampler = workspace.plan_model(seven), Sampler(max_new_tokens=2)
+    stopped = 0
+    for full, row in zip(
+        whole.table("tokens").to_pylist(), early.table("tokens").to_pylist(), strict=True
+    ):
+        if row["value"] is None:
+            continue
+        end = row["position"] + 1
+        drawn = list(workspace.samples(model, trace.ids[:end], sampler, 64))[-1]
+        right = [judging.right(end, c) for c in drawn]
+        assert full["correct"] == sum(right)
+        if sum(right) < 4:
+            assert {k: row[k] for k in ("samples", "correct", "value", "low", "high")} == {
+                k: full[k] for k in ("samples", "correct", "value", "low", "high")
+            }
+            continue
+        stopped += 1
+        places = [number for number, one in enumerate(right, start=1) if one]
+        assert (row["samples"], row["correct"]) == (places[3], 4)
+        assert row["value"] == 3 / (places[3] - 1)
+        low, high = clopper_pearson(4, places[3])
+        assert (row["low"], row["high"]) == (low, high)
+        assert row["critical"] == full["critical"]
+    assert stopped > 2
+    (a,), (b,) = (r.table("summary").to_pylist() for r in (whole, early))
+    assert a["critical_position"] == b["critical_position"] is not None
+    assert b["drawn"] < a["drawn"] == a["full"] == b["full"] == 64 * (len(RESPONSE) + 1)
+    undecided = value_of(workspace, trace, seven, NO_EIGHT, stop=2, **asked)
+    assert set(column(undecided, "critical")) == {None}
+    assert "does not decide the rule" in " ".join(undecided.notes["reason"].to_pylist())
 
 
-@settings(deadline=None)
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_solves_the_binomial_tails(pair: tuple[int, int]) -> None:
-    c, n = pair
-    low, high = map(float, clopper_pearson(c, n))
-    assert 0 <= low <= c / n <= high <= 1
-    if c:
-        assert binom.sf(c - 1, n, low) == pytest.approx(0.025)
-    if c < n:
-        assert binom.cdf(c, n, high) == pytest.approx(0.025)
+def test_a_search_finds_the_planted_digit_with_fewer_samples(
+    workspace: Workspace, seven: str
+) -> None:
+    """Right is a response without any 8: what one of them broke, nothing mends."""
+    tokenizer = workspace.plan_model(seven).tokenizer
+    text = Text(prompt=PROMPT, response="7" * 22 + "8" + "7" * 9)
+    trace = encode_text(text, tokenizer)
+    asked = {"checker": "regex", "n": 64, "max_new_tokens": 2, "least": 0.1}
+    found = {}
+    for where in ("every", "search"):
+        result = value_of(workspace, trace, seven, NO_EIGHT, where=where, **asked)
+        (found[where],) = result.table("summary").to_pylist()
+    eight = trace.pieces.index(b"8")
+    assert found["every"]["position"] == found["search"]["position"] == eight
+    assert found["search"]["from_position"] == eight - 1
+    assert found["search"]["after"] == 0 < found["search"]["before"]
+    assert found["every"]["drawn"] == found["every"]["full"] == found["search"]["full"]
+    assert found["search"]["drawn"] <= 12 * 64 < found["every"]["drawn"] == 33 * 64
+    assert found["every"]["critical_position"] == eight
+    assert found["search"]["critical_position"] is None
 
 
-@pytest.mark.parametrize("n", [1, 2, 32, 64, 4096])
-def test_the_interval_at_none_and_all(n: int) -> None:
-    edge = 1 - 0.025 ** (1 / n)
-    np.testing.assert_allclose(np.ravel(clopper_pearson(0, n)), [0, edge], rtol=1e-9)
-    np.testing.assert_allclose(np.ravel(clopper_pearson(n, n)), [1 - edge, 1], rtol=1e-9)
-    low, high = clopper_pearson([0, n], [n, n])
-    assert (low.shape, high.shape) == ((2,), (2,))
+def test_prefixes_that_a_score_chooses(workspace: Workspace, trace: Trace, seven: str) -> None:
+    from engine.result import Request
+
+    result = value_of(
+        workspace, trace, seven, "7", n=4, max_new_tokens=1, where="surprisal", share=0.2
+    )
+    stats = run(Request("statistics", trace, seven), workspace=workspace)[0]
+    surprisal = stats.table("tokens")["surprisal"].to_pylist()
+    own = range(trace.response_start, len(trace))
+    best = sorted(own, key=lambda p: (-surprisal[p], p))[:2]
+    known = {p for p, v in enumerate(column(result, "value")) if v is not None}
+    assert known == {trace.response_start - 1, len(trace) - 1, *best, *(p - 1 for p in best)}
+    assert "chosen by surprisal" in " ".join(result.notes["reason"].to_pylist())
 
 
-@pytest.mark.parametrize(
-    ("counts", "critical"),
-    [
-        ([9, 0, 0, 2, 5, 0, 0], 5),
-        ([9, 0, 3, 0], 1),
-        ([9, 0, 4, 0], 3),
-        ([0, 0, 0], 0),
-        ([5, 4, 1], None),
-        ([0, 64], None),
-        ([], None),
-    ],
-)
-def test_the_scan_on_counts_of_64(counts: list[int], critical: int | None) -> None:
-    assert critical_position({p: c / 64 for p, c in enumerate(counts)}) == critical
+def test_sentences_have_values_of_their_own(workspace: Workspace, seven: str) -> None:
+    tokenizer = workspace.plan_model(seven).tokenizer
+    told = encode_text(Text(prompt=PROMPT, response="So. It is.\nAnswer: 8"), tokenizer)
+    every = value_of(workspace, told, seven, "7", n=8, max_new_tokens=2)
+    ends = value_of(workspace, told, seven, "7", n=8, max_new_tokens=2, where="sentence")
+    rows = every.table("sentences").to_pylist()
+    assert [row["text"] for row in rows] == ["So.", " It is.", "\nAnswer: 8"]
+    assert rows == ends.table("sentences").to_pylist(), "the same samples"
+    values = column(every, "value")
+    for row in rows:
+        assert row["before"] == values[row["start_position"] - 1]
+        assert row["after"] == values[row["end_position"]]
+        assert row["fall"] == row["before"] - row["after"]
+        assert row["fall_low"] <= row["fall"] <= row["fall_high"]
+    known = [p for p, v in enumerate(column(ends, "value")) if v is not None]
+    assert known == [told.response_start - 1, *(row["end_position"] for row in rows)]
 
 
-@settings(deadline=None)
-@given(st.lists(st.sampled_from([0, 0, 0, 1, 3, 4, 40]), max_size=12))
-def test_the_scan_by_its_definition(counts: list[int]) -> None:
-    """The last restart is the last count above 3; the first zero after it is what is left."""
-    restart = max((p for p, c in enumerate(counts) if c > 3), default=-1)
-    zeros = (p for p in range(restart + 1, len(counts)) if counts[p] == 0)
-    assert critical_position({p: c / 64 for p, c in enumerate(counts)}) == next(zeros, None)
+def test_a_second_checker_hears_the_same_samples(
+    workspace: Workspace, trace: Trace, seven: str
+) -> None:
+    asked = {"second_checker": "contains", "second_answer": "8", "max_new_tokens": 2, "n": 24}
+    for stop in (None, 3):
+        result = value_of(workspace, trace, seven, "7", stop=stop, **asked)
+        model, sampler = workspace.plan_model(seven), Sampler(max_new_tokens=2)
+        for row in result.table("tokens").to_pylist()[trace.response_start - 1 :]:
+            end = row["position"] + 1
+            drawn = list(workspace.samples(model, trace.ids[:end], sampler, 24))[-1]
+            drawn = drawn[: row["samples"]]
+            if stop is not None and row["correct"] == stop:
+                drawn = drawn[:-1]  # the one that stopped it is right by construction
+            before = bytes(trace.ids[trace.response_start : end])
+            said = [b"8" in before + bytes(i for i in c.ids if i < 256) for c in drawn]
+            assert row["second"] == sum(said) / len(said)
+    with pytest.raises(UserError, match="give second_answer"):
+        value_of(workspace, trace, seven, "7", second_checker="contains")
 
 
-def test_of_equal_falls_the_first_counts(trace: Trace) -> None:
-    curve = {p: Point.counted(4, c, 0) for p, c in zip(range(4, 9), (4, 2, 2, 0, 3), strict=True)}
-    falls = {5: (0.5, 4), 6: (0.0, 5), 7: (0.5, 6), 8: (-0.75, 7)}
-    assert _largest(trace, curve, falls)["position"] == 5
-    assert _largest(trace, curve, {6: falls[6], 8: falls[8]}) == {}
+def _point(row: dict):
+    from engine.critical.curve import Point
 
-
-@settings(deadline=None)
-@given(st.integers(0, 40), st.integers(0, 300), st.integers(1, 50))
-def test_places_and_their_order(first: int, length: int, every: int) -> None:
-    found = places(first, first + length, every)
-    assert found == sorted(set(found))
-    if length:
-        assert (found[0], found[-1]) == (first, first + length - 1)
-    order = coarse_to_fine(found)
-    assert sorted(order) == found
-    for part in (2, 4, 8):
-        taken = [-1, *sorted(found.index(p) for p in order[: len(order) // part]), len(found)]
-        assert max(np.diff(taken), default=0) <= 4 * part, "gaps stay even"
+    names = ("samples", "correct", "cut", "value", "low", "high")
+    return Point(**{name: row[name] for name in names})
 
 
 def _record(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[int, ...], int]]:
     """(prefix, number) of every sample that is really drawn."""
     drawn: list[tuple[tuple[int, ...], int]] = []
-    real = generation.sample
+    real = generation.sample_after
 
-    def sample(model, prefix, sampler, indices, **more) -> Iterator:
-        for batch in real(model, prefix, sampler, indices, **more):
-            drawn.extend((tuple(prefix), c.index) for c in batch)
+    def sample_after(model, ids, wanted, sampler, **more) -> Iterator:
+        for batch in real(model, ids, wanted, sampler, **more):
+            drawn.extend((tuple(ids[:end]), c.index) for end, c in batch)
             yield batch
 
-    monkeypatch.setattr(generation, "sample", sample)
+    monkeypatch.setattr(generation, "sample_after", sample_after)
     return drawn
 
 

@@ -6,10 +6,12 @@ itself, without sidebar, link and navigation.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest, app_test
 
-from tests.pages import world
+ROOT = Path(__file__).parents[2]
 
 
 class _Navigated(PagesManager):
@@ -20,7 +22,7 @@ def arrive(**params: str) -> AppTest:
     """The app as a visitor meets it who follows a link with these parameters."""
     app_test.PagesManager = _Navigated  # type: ignore[misc]
     PagesManager.uses_pages_directory = False
-    app = AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     for name, value in params.items():
         app.query_params[name] = value
     return app.run()

@@ -16,7 +16,7 @@ from streamlit.testing.v1 import AppTest
 import engine
 from engine.align import align
 from engine.branches import ORIGIN, Branch, Place, Tree, judged, places
-from engine.branchfile import loads
+from engine.branchfile import dumps, loads
 from engine.errors import Cancelled
 from engine.render import branching
 from engine.statistics import ALTERNATIVES
@@ -24,8 +24,7 @@ from engine.trace import Sampling, Span, Trace, simple_turns
 from pages.widgets import branch_state as grown
 from pages.widgets import state
 from pages.widgets.branch_state import View
-from tests.pages import world
-from tests.pages.navigation import open_page, turn_to
+from tests.pages.navigation import ROOT, arrive, open_page, turn_to
 from tests.pages.test_tokens_page import Slow, idle, texts, until
 
 HOSTILE = (
@@ -39,11 +38,7 @@ HOSTILE = (
 
 COLD = """
 import json, sys
-from pathlib import Path
-from tests.pages import world
-if sys.argv[1]:
-    world.install(Path(sys.argv[1]))
-from tests.pages.navigation import open_page
+from tests.pages.navigation import arrive, open_page
 app = open_page("branches")
 print(json.dumps({
     "torch": "torch" in sys.modules,
@@ -57,10 +52,10 @@ engine.default_workspace().close()
 """
 
 
-def test_it_opens_on_a_gallery_result_without_torch(world_folder: Path | None, tmp_path: Path):
+def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", COLD, str(world_folder or "")],
-        cwd=world.ROOT,
+        [sys.executable, "-c", COLD],
+        cwd=ROOT,
         env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -488,6 +483,79 @@ def test_what_the_sampler_keeps_stands_beside_it():
 
 def test_the_tree_on_the_page_is_the_tree_in_the_file(app: AppTest):
     grow(app, "7", n=1, longest=2)
-    from engine.branchfile import dumps
-
     assert loads(dumps(tree(app))) == tree(app)
+
+
+# -- a tree comes back ------------------------------------------------------------------------
+
+
+def brought(data: bytes) -> AppTest:
+    """A new visitor who drops a file on the Start page."""
+    app = arrive()
+    app.session_state["tokenscope.drawn"] = True
+    app.run()
+    app.text_area(key="drop-text").set_value(data.decode()).run()
+    assert not app.exception
+    return app
+
+
+def test_a_downloaded_tree_comes_back_for_another_visitor(app: AppTest):
+    expected_field(app).set_value("8").run()
+    grow(app, "8\nAnswer: 8\n", n=2)
+    before = tree(app)
+    other = brought(dumps(before))
+    forks, grown = len(before.branches), sum(len(b.traces) for b in before.branches)
+    assert any(
+        t.startswith(f"TokenScope branches, {forks} fork") and f"{grown} continuation" in t
+        for t in texts(other)
+    )
+    other.button(key="drop-branches").click().run()
+    until(other, idle)
+    assert not other.exception
+    assert other.title[0].value == "What if it had said something else?"
+    assert tree(other) == before
+    assert before.root.title in [t.value for t in other.sidebar.text]
+    assert expected_field(other).value == "8"
+    # What is grown here from the same text stays when the file comes once more.
+    grow(other, "7", n=1, longest=2)
+    assert len(tree(other).branches) == forks + 1
+    other.switch_page("pages/start.py").run()
+    other.text_area(key="drop-text").set_value(dumps(before).decode()).run()
+    other.button(key="drop-branches").click().run()
+    until(other, idle)
+    assert {b.id for b in before.branches} < {b.id for b in tree(other).branches}
+
+
+def test_verdicts_of_a_file_are_not_believed(app: AppTest):
+    expected_field(app).set_value("8").run()
+    grow(app, "8\nAnswer: 8\n", n=1)
+    record = json.loads(dumps(tree(app)))
+    assert record["branches"][-1]["verdicts"] == [True]
+    record["branches"][-1]["verdicts"] = [False]
+    other = brought(json.dumps(record).encode())
+    other.button(key="drop-branches").click().run()
+    until(other, idle)
+    assert tree(other).branches[-1].verdicts == (True,)
+
+
+def test_a_tree_of_tokens_nobody_has_is_no_dead_end(app: AppTest):
+    grow(app, "7", n=1, longest=2)
+    record = json.loads(dumps(tree(app)))
+    for trace in (record["root"], *(t for b in record["branches"] for t in b["traces"])):
+        trace["tokenizer"] = "0" * 64
+    other = brought(json.dumps(record).encode())
+    other.button(key="drop-branches").click().run()
+    assert not other.exception
+    assert any("No model at hand has the tokens of this tree" in t for t in texts(other))
+
+
+def test_other_weights_are_said(app: AppTest):
+    grow(app, "7", n=1, longest=2)
+    record = json.loads(dumps(tree(app)))
+    branch = record["branches"][-1]
+    branch["sampling"]["fingerprint"] = "f" * 64
+    del branch["id"]  # it names how the branch was drawn
+    other = brought(json.dumps(record).encode())
+    other.button(key="drop-branches").click().run()
+    until(other, idle)
+    assert any("Other weights" in t for t in texts(other))

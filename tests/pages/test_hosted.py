@@ -19,7 +19,7 @@ from engine.limits import Visitor
 from engine.profile import BUNDLED, Profile
 from engine.schema import Progress
 from engine.workspace import Workspace
-from tests.pages import world
+from tests.pages.navigation import ROOT
 from tests.pages.test_tokens_page import texts
 
 TOKENS = "pages/tokens.py"
@@ -37,7 +37,7 @@ def hosted(app_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture
 def app(hosted: Workspace) -> AppTest:
-    return AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60).run()
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_limits_are_said_where_they_are_met(own: AppTest):
     read(own, "word " * 3000)
     assert any("at most 2,048" in text for text in texts(own))
     own.text_area(key="prompt").set_value("Question: Ann has 3 pens.\n")
-    own.number_input(key="n").set_value(33)
+    own.number_input(key="n").set_value(65)
     own.button(key="generate").click().run()
-    assert any("set n to 32 or less" in text for text in texts(own))
+    assert any("set n to 64 or less" in text for text in texts(own))
     own.number_input(key="n").set_value(1)
     own.number_input(key="longest").set_value(257)
     own.button(key="generate").click().run()
@@ -75,7 +75,7 @@ def test_only_the_bundled_models_are_offered(app: AppTest):
 def test_a_model_is_not_named_in_other_ways(own: AppTest, monkeypatch: pytest.MonkeyPatch):
     from pages.widgets import state
 
-    for name in ("/etc", "org/name", str(world.ROOT / "demo/models/demo")):
+    for name in ("/etc", "org/name", str(ROOT / "demo/models/demo")):
         monkeypatch.setattr(state, "chosen_model", lambda name=name: name)
         read(own, "Ann has 3 pens.")
         assert any("is not offered here: choose one of demo" in text for text in texts(own)), name
@@ -133,7 +133,7 @@ def test_the_server_is_held_whatever_its_own_settings_say():
     }
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=world.ROOT,
+        cwd=ROOT,
         env={**os.environ, **loose},
         capture_output=True,
         text=True,
@@ -143,7 +143,7 @@ def test_the_server_is_held_whatever_its_own_settings_say():
 
 
 def test_no_page_forgets_who_asks():
-    for path in [world.ROOT / "app.py", *(world.ROOT / "pages").rglob("*.py")]:
+    for path in [ROOT / "app.py", *(ROOT / "pages").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue

@@ -18,16 +18,11 @@ from engine.library import Library
 from engine.profile import Profile
 from pages.widgets import importbox, sqlbox
 from tests.engine.elsewhere import bundle, result_file
-from tests.pages import world
-from tests.pages.navigation import open_page
+from tests.pages.navigation import ROOT, open_page
 
 COLD = """
 import json, sys
-from pathlib import Path
-from tests.pages import world
-if sys.argv[1]:
-    world.install(Path(sys.argv[1]))
-from tests.pages.navigation import open_page
+from tests.pages.navigation import ROOT, open_page
 app = open_page("library")
 print(json.dumps({
     "torch": "torch" in sys.modules,
@@ -76,12 +71,10 @@ def titles(app: AppTest) -> list[str]:
     return list(app.dataframe[0].value["title"])
 
 
-def test_an_empty_store_lists_the_examples_and_says_what_is_next(
-    world_folder: Path | None, tmp_path: Path
-):
+def test_an_empty_store_lists_the_examples_and_says_what_is_next(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", COLD, str(world_folder or "")],
-        cwd=world.ROOT,
+        [sys.executable, "-c", COLD],
+        cwd=ROOT,
         env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import tokenkernel
 from streamlit.testing.v1 import AppTest
 
 import engine
 from pages.widgets import state
-from tests.pages import world
-from tests.pages.navigation import arrive
+from tests.pages.navigation import ROOT, arrive
 
 
 def texts(app: AppTest) -> str:
@@ -27,7 +27,10 @@ def labels(app: AppTest) -> list[str]:
 
 @pytest.fixture
 def app(app_home: Path) -> AppTest:
-    return arrive()
+    """The page once its story is painted: what is below comes after it."""
+    app = arrive()
+    app.session_state["tokenscope.drawn"] = True
+    return app.run()
 
 
 COLD = """
@@ -45,7 +48,7 @@ engine.default_workspace().close()
 def test_the_question_and_its_answer_need_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", COLD],
-        cwd=world.ROOT,
+        cwd=ROOT,
         env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -59,6 +62,19 @@ def test_the_question_and_its_answer_need_no_torch(tmp_path: Path) -> None:
     assert not found["torch"]
     assert f"Make it say “{item.culprit.alternative}” instead" in found["buttons"]
     assert any("broke it" in t for t in found["text"])
+
+
+def test_the_drop_zone_waits_for_the_first_picture(app_home: Path) -> None:
+    first = arrive()
+    assert not first.exception
+    assert "give-up" in {b.key for b in first.button}
+    assert not first.text_area
+    first.session_state["tokenscope.drawn"] = True
+    assert first.run().text_area(key="drop-text").value == ""
+    # Where there is no picture there is nothing to wait for.
+    other = arrive()
+    other.selectbox(key="text").set_value("solved").run()
+    assert other.text_area(key="drop-text").value == ""
 
 
 def test_nothing_is_told_before_the_guess(app: AppTest) -> None:
@@ -89,7 +105,7 @@ def test_the_chips_lead_on_with_trace_and_selection(app: AppTest) -> None:
 def test_only_pages_that_exist_are_offered(app: AppTest) -> None:
     app.button(key="give-up").click().run()
     offered = {label for label in labels(app) if label.endswith("?")}
-    pages = {path.stem for path in (world.ROOT / "pages").glob("*.py")}
+    pages = {path.stem for path in (ROOT / "pages").glob("*.py")}
     assert ("Why this?" in offered) == ("attribution" in pages)
     assert ("What if it had not?" in offered) == ("branches" in pages)
 
@@ -109,6 +125,26 @@ def test_other_wrong_stories_can_be_asked_about(app: AppTest, name: str) -> None
     app.button(key="give-up").click().run()
     assert not app.exception
     assert "broke it:" in texts(app)
+
+
+def test_the_page_says_how_its_story_was_chosen(app: AppTest) -> None:
+    said = "This story was chosen because its chances fall sharply at one token"
+    assert said not in texts(app), "that would be telling"
+    app.button(key="give-up").click().run()
+    assert texts(app).count(said) == 1
+    assert any("not how often" in t.value for t in app.text if said in t.value)
+    assert any("not how often" in t.value for t in app.sidebar.text)
+    app.session_state["about-story"] = True
+    app.run()
+    assert not app.exception
+    item = state.gallery_item("start")
+    assert item is not None
+    assert item.culprit is not None
+    best = item.culprit.best
+    assert best is not None
+    assert f"{best.correct} of {best.samples} were right" in texts(app)
+    assert "never as a rate" in texts(app)
+    assert any(tokenkernel.about().split(" (")[0] in m.value for m in app.markdown)
 
 
 def test_pasted_text_is_recognised_and_opens(app: AppTest) -> None:

@@ -20,16 +20,12 @@ from engine.render.axes import Quantity
 from engine.render.bars import bars_css, bars_data
 from engine.subjects import simple_turns
 from pages.widgets import state, summaryviews
-from tests.pages import world
 from tests.pages.hostile import HOSTILE
+from tests.pages.navigation import ROOT
 from tests.pages.test_tokens_page import idle, texts, until
 
 COLD = """
 import json, sys, time
-from pathlib import Path
-from tests.pages import world
-if sys.argv[1]:
-    world.install(Path(sys.argv[1]))
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file("app.py", default_timeout=60).run()
 app.switch_page("pages/summary.py").run()
@@ -51,7 +47,7 @@ engine.default_workspace().close()
 
 @pytest.fixture
 def app(app_home: Path) -> AppTest:
-    opened = AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60).run()
+    opened = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
     opened.switch_page("pages/summary.py").run()
     return until(opened, idle)
 
@@ -69,10 +65,10 @@ def show(app: AppTest, trace: Trace) -> AppTest:
     return healthy(until(app.run(), idle))
 
 
-def test_it_opens_on_a_gallery_result_without_torch(world_folder: Path | None, tmp_path: Path):
+def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", COLD, str(world_folder or "")],
-        cwd=world.ROOT,
+        [sys.executable, "-c", COLD],
+        cwd=ROOT,
         env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -95,7 +91,7 @@ def test_the_numbers_are_those_of_the_analysis(app: AppTest):
     sentence = next(t for t in texts(app) if t.startswith("Each"))
     assert f"{expected.perplexity['response']:.3g}" in sentence
     labels = {b.label for b in app.get("download_button")}
-    assert labels == {"CSV", "Parquet", "Arrow", "JSON", "XLSX"}
+    assert labels == {"CSV", "Parquet", "Arrow", "JSON", "JSONL", "XLSX"}
     levels = app.dataframe[1].value.set_index("part")
     assert levels.loc["response"].is_monotonic_increasing
 

@@ -11,21 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tokenkernel
 from streamlit.testing.v1 import AppTest
 
 import engine
+from engine import kernel
 from engine.errors import Cancelled
 from pages.widgets import state
 from pages.widgets.selection import Selection
-from tests.pages import world
+from tests.pages.navigation import ROOT
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 COLD = """
 import json, sys
-from pathlib import Path
-from tests.pages import world
-if sys.argv[1]:
-    world.install(Path(sys.argv[1]))
 from streamlit.testing.v1 import AppTest
 app = AppTest.from_file("app.py", default_timeout=60).switch_page("pages/tokens.py").run()
 print(json.dumps({
@@ -56,7 +54,7 @@ def until(app: AppTest, ready: Callable[[AppTest], bool], seconds: float = 60) -
 
 @pytest.fixture
 def app(app_home: Path) -> AppTest:
-    app = AppTest.from_file(str(world.ROOT / "app.py"), default_timeout=60)
+    app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     return app.switch_page("pages/tokens.py").run()
 
 
@@ -73,10 +71,10 @@ def idle(app: AppTest) -> bool:
     return not any(b.label == "Cancel" for b in app.button)
 
 
-def test_it_opens_on_a_gallery_result_without_torch(world_folder: Path | None, tmp_path: Path):
+def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", COLD, str(world_folder or "")],
-        cwd=world.ROOT,
+        [sys.executable, "-c", COLD],
+        cwd=ROOT,
         env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -98,6 +96,29 @@ def test_every_statistic_can_be_chosen(app: AppTest):
         assert "wrong inside" not in " ".join(texts(app))
 
 
+def test_about_says_which_kernel_computes(app: AppTest, monkeypatch: pytest.MonkeyPatch):
+    app.session_state["tokenscope.drawn"] = True
+    app.session_state["about"] = True
+    app.run()
+    assert not app.exception
+    said = [m.value for m in app.markdown if m.value.startswith("**How it was computed.**")]
+    (here,) = (m.replace("\\", "") for m in said)
+    assert tokenkernel.about() in here
+    made = engine.default_workspace().lookup(
+        state.statistics_request(engine.gallery()[0].trace, "demo")
+    )
+    assert made is not None
+    other = made.provenance["kernel"] != tokenkernel.isa()
+    assert ("The result that is shown was computed with" in here) is other
+
+
+def test_the_kernel_of_a_result_is_said_where_it_is_another():
+    here = tokenkernel.about()
+    assert kernel.sentence() == kernel.sentence(tokenkernel.isa()) == kernel.sentence(3) == here
+    assert kernel.sentence("neon").startswith(f"{here} The result that is shown was computed")
+    assert "the kernel for neon" in kernel.sentence("neon")
+
+
 def test_the_table_comes_once_the_strip_is_painted(app: AppTest):
     assert not app.dataframe
     app.session_state["tokenscope.drawn"] = True
@@ -106,7 +127,7 @@ def test_the_table_comes_once_the_strip_is_painted(app: AppTest):
     assert len(table) == len(engine.gallery()[0].trace)
     assert table["surprisal"].isna().tolist()[:2] == [True, False]
     labels = [b.label for b in app.get("download_button")]
-    assert labels == ["CSV", "Parquet", "Arrow", "JSON", "XLSX"] * 2
+    assert labels == ["CSV", "Parquet", "Arrow", "JSON", "JSONL", "XLSX"] * 2
 
 
 def test_a_pasted_response_is_read(own: AppTest):
