@@ -105,7 +105,7 @@ def _build() -> argparse.ArgumentParser:
     compute.add_argument("--prompt")
     compute.add_argument("--response")
     compute.add_argument("--trace", help="a trace file")
-    compute.add_argument("--rollouts", help="a rollouts file")
+    compute.add_argument("--rollouts", help="a rollouts file, or a log of a trainer")
     compute.add_argument("--tokenizer", help="a tokenizer.json, or a folder with one")
     compute.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a param by name"
@@ -113,6 +113,14 @@ def _build() -> argparse.ArgumentParser:
     compute.add_argument("--table", help="which table; default: the main one")
     _common(compute, "file to write: .parquet, .csv, .json, .jsonl, .arrow or .xlsx")
     compute.set_defaults(do=_do_run)
+
+    rollouts = verbs.add_parser("rollouts", help="what a log of rollouts holds; convert it")
+    rollouts.add_argument("path", help="a file or a folder: verl, TRL, prime-rl and others")
+    rollouts.add_argument("--tokenizer", help="a model's name, a tokenizer.json, or its folder")
+    rollouts.add_argument("--out", help="write TokenScope rollouts, .jsonl")
+    rollouts.add_argument("--json", action="store_true")
+    rollouts.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    rollouts.set_defaults(do=_do_rollouts)
 
     serve = verbs.add_parser("serve", help="the app")
     serve.add_argument("--port", type=int, default=8501)
@@ -210,7 +218,7 @@ def _do_run(options: argparse.Namespace) -> None:
         raise UserError(f"{declared.name} has no table {options.table!r}; it has: {known}.")
     params = _params(options.set, declared)
     with _workspace() as workspace, _progress(options) as tell:
-        subject = _read_subject(options)
+        subject = _read_subject(options, workspace)
         models = _models(options) if declared.models else None
         request = Request(declared.name, subject, models, params)
         result = _answer(request, workspace, tell)
@@ -219,6 +227,18 @@ def _do_run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {rows:,} rows, {result.origin}")
     if result.not_stored:
         print(f"tokenscope: the result was not stored: {result.not_stored}", file=sys.stderr)
+
+
+def _do_rollouts(options: argparse.Namespace) -> None:
+    from engine.rollouts.report import report
+
+    with _progress(options) as tell:
+        found = report(options.path, options.out, options.tokenizer, tell)
+    if options.json:
+        _print_json(found.as_json())
+        return
+    for line in found.lines():
+        print(line)
 
 
 def _do_serve(options: argparse.Namespace) -> None:
@@ -230,7 +250,7 @@ def _do_serve(options: argparse.Namespace) -> None:
     os.execv(sys.executable, [*command, "--server.port", str(options.port)])
 
 
-def _read_subject(options: argparse.Namespace) -> Any:
+def _read_subject(options: argparse.Namespace, workspace: Any) -> Any:
     from engine.records import open_rollouts, read_subject
     from engine.subjects import Text, TokenizerRef
 
@@ -241,7 +261,13 @@ def _read_subject(options: argparse.Namespace) -> Any:
     if options.trace is not None:
         return read_subject(options.trace)
     if options.rollouts is not None:
-        return open_rollouts(options.rollouts)
+        from engine.rollouts.convert import own_file
+        from engine.rollouts.report import tokenizer_named
+
+        first = next((name.partition("=")[2] or name for name in options.model), None)
+        name = options.tokenizer or first
+        file = own_file(options.rollouts, workspace.home, lambda: tokenizer_named(name))
+        return open_rollouts(file)
     if text:
         return Text(prompt=options.prompt or "", response=options.response or "")
     if options.tokenizer is not None:

@@ -24,7 +24,7 @@ _OTHERS = (
     (b"\x89PNG", "a picture: bring text instead"),
     (b"\xff\xd8\xff", "a picture: bring text instead"),
     (b"GIF8", "a picture: bring text instead"),
-    (b"PAR1", "a Parquet file, which is not read here: save it as JSONL"),
+    (b"PAR1", "a Parquet file: bring it as a log of rollouts, or save it as JSONL"),
     (b"ARROW1", "an Arrow file, which is not read here: save it as JSONL"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),

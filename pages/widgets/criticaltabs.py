@@ -33,12 +33,15 @@ def what_if(trace: Trace, position: int, asked: Asked) -> None:
         return
     said = escape_markdown(criticalviews.word(engine.tokenization.show(trace.pieces[position])))
     st.subheader("What else might have saved it", anchor=False)
-    request = Request(
-        "critical.whatif",
-        trace,
-        {"model": state.chosen_model()},
-        {"position": position, **asked.drawing},
+    typed = st.text_input(
+        "Try this too",
+        key="critical-typed",
+        width=240,
+        placeholder="as it is, with its space in front",
+        persist_state="session",
     )
+    params = {"position": position, **asked.drawing, **({"text": typed} if typed else {})}
+    request = Request("critical.whatif", trace, {"model": state.chosen_model()}, params)
     slot = "critical.whatif"
     try:
         found = state.answer(slot, request, start=False)

@@ -183,6 +183,8 @@ def test_marking_and_every_action_by_keyboard_alone(visit, tmp_path: Path):
         )
 
     def tab_to(label: str, most: int = 14) -> None:
+        # The server has heard of the mark: until then nothing can be done and Tab goes past.
+        page.locator("[class*='st-key-library-open'] button:enabled").wait_for()
         for _ in range(most):
             press("Tab")
             if page.evaluate("document.activeElement.textContent").startswith(label):

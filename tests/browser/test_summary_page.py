@@ -116,7 +116,7 @@ def test_what_a_visitor_sees_changes_and_takes_along(visit, tmp_path: Path):
     assert again.locator(".ts-bars .name").inner_text().startswith("Mean surprisal by token")
     assert again.locator(".ts-bars").get_attribute("data-theme") == "dark"
     again.screenshot(path=tmp_path / "summary-dark.png", full_page=True)
-    again.get_by_role("link", name="Tokens").click()
+    again.get_by_role("link", name="Tokens", exact=True).click()
     again.locator(".t").first.wait_for()
 
 

@@ -87,8 +87,9 @@ def position_is(page: Page, position: int) -> None:
 def test_first_picture(visit, tmp_path: Path, scheme: str, width: int):
     page = visit(scheme=scheme, width=width)
     assert page.locator("h1").inner_text() == "What did the model think of every token?"
-    legend = page.locator(".legend").inner_text()
-    assert "surprisal" in legend
+    shown = page.locator(".legend", has_text="surprisal")
+    shown.wait_for()
+    legend = shown.inner_text()
     assert "nats" in legend
     assert page.locator(".ts-strip").get_attribute("data-theme") == scheme
     assert len(selected(page)) == 1

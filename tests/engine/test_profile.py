@@ -196,7 +196,7 @@ def test_a_new_analysis_is_held_by_its_declaration_alone(
 
 
 def test_every_sampling_analysis_declares_its_cost() -> None:
-    multiply = {"n", "samples", "count", "draws", "repeats", "rollouts", "continuations"}
+    multiply = {"n", "samples", "count", "draws", "repeats", "continuations"}
     lengthen = {"max_new_tokens", "max_tokens", "length"}
     for name, declared in registry.analyses().items():
         for field, info in declared.params.model_fields.items():

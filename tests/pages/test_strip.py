@@ -206,10 +206,10 @@ def test_the_best_alternatives_are_found_as_one_by_one(tables):
 
 def test_further_signals_only_change_the_numbers(tables, declared):
     plain = payload(tables, columns=declared, text="d" * 24)
-    contrast = Column(pa.float32(), "How far two models part.", "nats", "contrast")
+    shift = Column(pa.float32(), "How far two models part.", "nats", "shift")
     chance = Column(pa.float64(), "Chance of a right answer.", "probability", "value")
     more = {
-        "contrast": (np.array([np.nan, -1.5, 0.2, 3.0, 0]), contrast),
+        "shift": (np.array([np.nan, -1.5, 0.2, 3.0, 0]), shift),
         "value": ([None, 0.9, 0.9, 0.1, 0.0], chance),
         "critical": ([None, False, False, True, False], Column(pa.bool_(), "The culprit.")),
     }
@@ -218,13 +218,13 @@ def test_further_signals_only_change_the_numbers(tables, declared):
     assert plain["signature"] == data["signature"]
     assert plain["values"] != data["values"]
     by_name = {s["name"]: s for s in data["signals"]}
-    assert by_name["contrast"]["map"] == "diverging"
-    assert by_name["contrast"]["unit"] == "nats"
+    assert by_name["shift"]["map"] == "diverging"
+    assert by_name["shift"]["unit"] == "nats"
     # A high chance of a right answer is the ordinary, its fall is what is coloured.
     assert (by_name["value"]["low"], by_name["value"]["high"]) == (1, 0)
     assert by_name["critical"]["labels"] == ("no", "yes")
     assert data["columns"]["critical"].to_pylist() == [None, 0, 0, 1, 0]
-    assert data["columns"]["contrast"].to_pylist()[0] is None
+    assert data["columns"]["shift"].to_pylist()[0] is None
     with pytest.raises(ValueError, match="already"):
         payload(tables, extra={"surprisal": ([0.0] * 5, chance)})
     with pytest.raises(ValueError, match="4 values for 5 tokens"):
