@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow.compute as pc
 
 from demo.blame import whatif_request
 from demo.curiosities import CURIOSITIES
@@ -158,6 +159,8 @@ def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> N
             requests += _fitted(trace, model, known, workspace)
             requests.append(Request("critical.agreement", trace, model, known))
             requests.append(whatif_request(trace, model, item["expected"], culprit.position))
+        if group is not None:
+            requests += _rewards(group, model, workspace)
         for result in run(*requests, workspace=workspace):
             pack(workspace, result.key, folder / "results")
         rollouts = (trace,) if group is None else group.rollouts
@@ -166,6 +169,22 @@ def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> N
         with (folder / "items.jsonl").open("ab") as file:
             plain = {key: _plain(value) for key, value in record.items()}
             file.write(orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def _rewards(group: Group, model: str, workspace: Workspace) -> list[Request]:
+    """What the Rewards page opens on: hidden rewards, and the largest one taken apart."""
+    thr = Request("reward.thr", group, model)
+    (result,) = run(thr, workspace=workspace)
+    tokens = result.table("tokens")
+    size = pc.abs(tokens["influence"])
+    (best,) = tokens.slice(pc.index(size, pc.max(size)).as_py(), 1).to_pylist()
+    chosen = {"rollout": best["rollout"], "position": best["position"]}
+    return [
+        thr,
+        Request("reward.effects", group, model, chosen),
+        Request("reward.step", group, model),
+        Request("reward.agreement", group, model),
+    ]
 
 
 def _fitted(trace: Trace, model: str, known: dict[str, Any], workspace: Workspace) -> list[Request]:

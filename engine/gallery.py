@@ -15,7 +15,8 @@
 every item's trace, group and branch, what ``engine.critical.value.value_request(item.trace,
 item.model, item.expected)`` asks for and ``critical.contrast``, of every item with a culprit and
 some right ones; of every item with a culprit also ``critical.fitted``, ``critical.whatif`` at the
-culprit and ``critical.agreement``; and ``critical.agreement`` over the wrong answers.
+culprit and ``critical.agreement``; ``critical.agreement`` over the wrong answers; of every group
+``reward.thr``, ``reward.step``, ``reward.agreement`` and ``reward.effects`` of its strongest token.
 """
 
 from __future__ import annotations

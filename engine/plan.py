@@ -193,7 +193,7 @@ def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[
         family = catalogue.siblings(name)
         by_role.update({role: family[role] for role in missing if role in family})
     # Who names models at all must name one, even where none is needed.
-    missing = [role for role in needed or declared.models if role not in by_role]
+    missing = [role for role in needed or declared.models[:1] if role not in by_role]
     if missing:
         raise UserError(
             f"{declared.name} needs a model for {' and '.join(missing)}: "

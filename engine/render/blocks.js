@@ -25,7 +25,8 @@ class Blocks {
   }
 
   // `text`: count, and of each token whether a line ends after it, whether it starts a word, and
-  // its width in characters.
+  // its width in characters. Where there are several texts, `begins` tells where each starts and
+  // `place` puts the blocks into the box.
   build(text) {
     this.count = text.count;
     this.nodes = new Array(text.count).fill(null);
@@ -36,8 +37,9 @@ class Blocks {
     let block = null, line = null;
     for (let i = 0; i < text.count; i += 1) {
       const length = line ? i - line.first : 0;
-      if (!line || text.ends(i - 1) || length >= most || (length >= enough && text.word(i))) {
-        if (!block || i - block.first >= BLOCK) {
+      const begins = text.begins?.(i);
+      if (!line || begins || text.ends(i - 1) || length >= most || (length >= enough && text.word(i))) {
+        if (!block || begins || i - block.first >= BLOCK) {
           block = { index: this.list.length, first: i, lines: [], filled: false, node: element("div", "block") };
           block.node.setAttribute("role", "presentation");
           this.list.push(block);
@@ -48,7 +50,8 @@ class Blocks {
       line.last = block.last = i;
       line.chars += text.width(i);
     }
-    this.box.replaceChildren(...this.list.map((b) => b.node));
+    if (text.place) text.place(this.list);
+    else this.box.replaceChildren(...this.list.map((b) => b.node));
     this.box.scrollTop = 0;
     this.estimate();
     if (this.whole) this.list.forEach((b) => this.fill(b));
@@ -61,7 +64,7 @@ class Blocks {
     probe.append(token);
     this.box.append(probe);
     const cell = (token.getBoundingClientRect().width - GAP) / 40 || 8.7;
-    const row = probe.getBoundingClientRect().height || 29;
+    const row = (this.row = probe.getBoundingClientRect().height || 29);
     probe.remove();
     const style = getComputedStyle(this.box);
     this.width = this.box.clientWidth;
@@ -129,15 +132,16 @@ class Blocks {
     const top = box.scrollTop;
     const between = (views) => list.slice(this.at(top - views * view).index, this.at(top + (1 + views) * view).index + 1);
     const middle = this.at(top + view / 2).index;
+    const wanted = (b) => !b.filled && !b.folded;
     const away = (block) => Math.abs(block.index - middle);
     const drawn = list.filter((b) => b.filled);
-    let missing = between(0).filter((b) => !b.filled);
+    let missing = between(0).filter(wanted);
     let far = [];
     if (!missing.length || drawn.length > MANY) {
       const stay = new Set(between(KEPT)).add(this.pinned);
       far = drawn.filter((b) => !stay.has(b)).sort((a, b) => away(b) - away(a)).slice(0, 4);
     }
-    if (!missing.length) missing = between(BESIDE).filter((b) => !b.filled).sort((a, b) => away(a) - away(b)).slice(0, 1);
+    if (!missing.length) missing = between(BESIDE).filter(wanted).sort((a, b) => away(a) - away(b)).slice(0, 1);
     if (!missing.length && !far.length) return;
     this.still(() => {
       far.forEach((b) => { b.height = b.node.getBoundingClientRect().height; });

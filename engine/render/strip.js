@@ -6,9 +6,6 @@ const strips = new WeakMap();
 // Where a reader was in a text, for when the same text is mounted again.
 const memories = (window.tokenscopeStrips ??= new Map());
 const MEMORIES = 30;
-const PROMPT = 1, ANSWER = 2, SPECIAL = 4;
-const PLAIN = -1, MISSING = -2; // levels of tokens without colour
-const LONG = 60; // characters; longer tokens are clipped, hovering shows all of them
 
 export default function strip({ data, parentElement, setStateValue }) {
   let one = strips.get(parentElement);
@@ -129,11 +126,7 @@ class Strip {
   build() {
     const { words } = this.data;
     const { word } = this.columns;
-    const looks = words.map((markup) => ({
-      ends: /\x01[^\x03]*⏎/.test(markup),
-      word: markup.startsWith("\x01·"),
-      width: Math.min(wide(bare(markup)), LONG),
-    }));
+    const looks = looksOf(words);
     this.levels = null;
     this.hits = new Uint8Array(this.length);
     this.blocks.build({
@@ -200,12 +193,7 @@ class Strip {
   strength = (level) => Math.abs(level - this.calm);
 
   tint(token, i) {
-    const step = this.levels[i];
-    const calm = step < 0 || step === this.calm;
-    const style = calm ? "" : `background:${this.colors[step]};color:${this.inks[step]}`;
-    if (style || token.hasAttribute("style")) token.style.cssText = style;
-    token.classList.toggle("missing", step === MISSING);
-    token.classList.toggle("calm", calm);
+    tintToken(token, this.levels[i], this);
   }
 
   selects(i) {
@@ -306,9 +294,7 @@ class Strip {
     this.settling = setTimeout(() => this.map.soon(true), 100);
     for (const i of this.marks.keys()) {
       const token = this.blocks?.nodes[i];
-      // A flag that would run out of the box hangs to the other side.
-      const room = token && this.box.getBoundingClientRect().right - token.getBoundingClientRect().left;
-      token?.classList.toggle("left", room < 16 + 7 * (this.marks.get(i).text ?? "").length);
+      if (token) hangFlag(token, this.box, this.marks.get(i).text);
     }
   }
 

@@ -56,6 +56,14 @@ _PARTS = {
         "striphands.js",
         "strip.js",
     ),
+    "group.js": (
+        "blocks.js",
+        "stripdata.js",
+        "striptips.js",
+        "grouprows.js",
+        "groupkeys.js",
+        "group.js",
+    ),
     "curve.js": ("linked.js", "curve.js"),
     "scatter.js": ("linked.js", "scatter.js"),
 }
@@ -101,7 +109,7 @@ def payload(
     signals = signals_of(tokens, declared)
     listed = [s.json() for s in signals]
     alternatives = tables.get("alternatives")
-    values = {s.name: _floats(values_of(tokens, s.name)) for s in signals}
+    values = {s.name: floats(values_of(tokens, s.name)) for s in signals}
     pieces = words.tokens_of(tokens)
     best = (
         words.best(alternatives, HOVER_ALTERNATIVES, tokens.num_rows)
@@ -111,18 +119,18 @@ def payload(
     known, places = words.vocabulary([pieces, *((b.tokens, b.special) for b in best)])
     for k, (other, place) in enumerate(zip(best, places[1:], strict=True), start=1):
         values[f"alternative_{k}"] = pa.array(np.where(other.given, place, -1).astype(np.int32))
-        values[f"chance_{k}"] = _floats(other.chance)
+        values[f"chance_{k}"] = floats(other.chance)
     flags = _flags(tokens)
     spelled, start, stop = words.written(pieces[0])
     drawn = {"word": places[0], "flags": flags, "start": start, "stop": stop}
-    signature = _digest(
+    signature = digest(
         pa.table({"piece": pieces[0], "special": pieces[1], "flags": flags}), channel
     )
     return {
         "channel": channel,
         "text": text or signature,
         "signature": signature,
-        "values": _digest(pa.table(values), signature, known, listed),
+        "values": digest(pa.table(values), signature, known, listed),
         "columns": pa.table({**drawn, **values}),
         "words": known,
         "written": spelled,
@@ -130,7 +138,7 @@ def payload(
         "hover": [s for name in HOVER for s in listed if s["name"] == name],
         "marks": [dict(mark) for mark in marks],
         "tools": tools,
-        "maps": _maps(),
+        "maps": maps(),
     }
 
 
@@ -261,12 +269,14 @@ def _marked(positions: Collection[int], length: int) -> npt.NDArray[np.bool_]:
     return marks
 
 
-def _floats(values: npt.NDArray[np.float32]) -> pa.Array:
+def floats(values: npt.NDArray[np.float32]) -> pa.Array:
+    """Values as a column; NaN as null."""
     return pa.array(values, pa.float32(), from_pandas=True)
 
 
 @cache
-def _maps() -> dict[str, dict[str, Any]]:
+def maps() -> dict[str, dict[str, Any]]:
+    """The colour maps by theme and kind: colours, the inks readable on them, the background."""
     kinds = {
         "sequential": palette.sequential,
         "diverging": palette.diverging,
@@ -285,7 +295,8 @@ def _maps() -> dict[str, dict[str, Any]]:
     }
 
 
-def _digest(table: pa.Table, *more: Any) -> str:
+def digest(table: pa.Table, *more: Any) -> str:
+    """A short name of a table's content and of what JSON can hold."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -1,4 +1,8 @@
-// A strip's data: columns, colour levels, widths.
+// A strip's data: columns, colour levels, widths; shared with the group view.
+const PROMPT = 1, ANSWER = 2, SPECIAL = 4;
+const PLAIN = -1, MISSING = -2; // levels of tokens without colour
+const LONG = 60; // characters; longer tokens are clipped, hovering shows all of them
+
 // Which colour a value gets: a place on the ramp, or the first bucket whose edge it does not pass.
 function level(signal, value, steps) {
   if (signal.map === "buckets") {
@@ -11,6 +15,21 @@ function level(signal, value, steps) {
 
 // Characters as wide as two: of East Asian scripts, and emoji.
 const wide = (text) => text.length + (text.match(/[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60]/g)?.length ?? 0);
+
+// What breaking a text into lines needs to know of each word.
+const looksOf = (words) => words.map((markup) => ({
+  ends: /\x01[^\x03]*⏎/.test(markup),
+  word: markup.startsWith("\x01·"),
+  width: Math.min(wide(bare(markup)), LONG),
+}));
+
+function tintToken(token, step, { colors, inks, calm: ordinary }) {
+  const calm = step < 0 || step === ordinary;
+  const style = calm ? "" : `background:${colors[step]};color:${inks[step]}`;
+  if (style || token.hasAttribute("style")) token.style.cssText = style;
+  token.classList.toggle("missing", step === MISSING);
+  token.classList.toggle("calm", calm);
+}
 
 // Columns from an Arrow table (app) or from JSON (page, notebook), read when they are needed.
 class Columns {

@@ -1,5 +1,5 @@
 // What is written beside a strip's tokens: the legend of the colours, and what hovering tells.
-function legendOf({ signal, colors, inks, columns, levels, prompt }) {
+function legendOf({ signal, colors, inks, columns, levels, prompt, remarks = [] }) {
   const parts = [element("span", "name", signal.title)];
   if (signal.map === "buckets") {
     signal.labels.forEach((label, k) => {
@@ -21,6 +21,7 @@ function legendOf({ signal, colors, inks, columns, levels, prompt }) {
   }
   if (flags.some((f) => f & ANSWER)) notes.push("answer underlined");
   if (levels.includes(MISSING)) notes.push("hatched: no value");
+  notes.push(...remarks);
   if (notes.length) parts.push(element("span", "notes", notes.join(" · ")));
   return parts;
 }
@@ -42,6 +43,12 @@ function tipOf(strip, i) {
   }
   if (others.childElementCount) parts.push(element("div", "head", "most likely here"), others);
   return parts;
+}
+
+// A flag that would run out of the box hangs to the other side.
+function hangFlag(token, box, text) {
+  const room = box.getBoundingClientRect().right - token.getBoundingClientRect().left;
+  token.classList.toggle("left", room < 16 + 7 * (text ?? "").length);
 }
 
 // Below the token, or above where there is no room.
