@@ -1,4 +1,4 @@
-"""The token strip at 32,000 tokens: painted, scrolled, selected, searched; in headless Chromium."""
+"""Token strip and group view when they are long: painted, scrolled, selected; headless Chromium."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from benchmarks.bench_app import FLAGS
 
 LONG = 32_000
 FRAMES = 120
+GROUPS = ((16, 300), (64, 1_000))
+"""Rollouts, and tokens in each."""
 
 # Each returns milliseconds up to the frame in which the change is on the screen.
-_START = """
+_TIMED = """
 const painted = () => new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 const timed = async (act) => {
   const start = performance.now();
@@ -28,6 +30,22 @@ const timed = async (act) => {
 };
 const host = document.querySelector("#host");
 const data = JSON.parse(document.querySelector("#data").textContent);
+// The longest of 100 frames, `step` px each, after 20 quiet ones.
+const scrolled = async (box, step) => {
+  box.scrollTop = step < 0 ? box.scrollHeight : 0;
+  for (let k = 0; k < 20; k += 1) await painted();
+  let longest = 0, last = performance.now();
+  for (let k = 0; k < 100; k += 1) {
+    box.scrollTop += step;
+    await new Promise((done) => requestAnimationFrame(done));
+    const now = performance.now();
+    longest = Math.max(longest, now - last);
+    last = now;
+  }
+  return longest;
+};
+"""
+_START = """
 const one = () => host.querySelector(".ts-strip").strip;
 const type = (kind, text) => {
   const field = host.querySelector(`.${kind}`);
@@ -45,21 +63,19 @@ window.measures = {
   far: () => timed(() => one().choose(...Array(2).fill(Math.floor(Math.random() * data.columns.word.length)), 0, { follow: true })),
   find: () => timed(() => type("find", Math.random() < 0.5 ? "ing" : " the")),
   jump: () => timed(() => type("jump", `rank > ${2 + Math.floor(Math.random() * 9)} and entropy > 1`)),
-  // The longest of 100 frames, `step` px each, after 20 quiet ones.
-  scroll: async (step) => {
-    const { box } = one();
-    box.scrollTop = step < 0 ? box.scrollHeight : 0;
-    for (let k = 0; k < 20; k += 1) await painted();
-    let longest = 0, last = performance.now();
-    for (let k = 0; k < 100; k += 1) {
-      box.scrollTop += step;
-      await new Promise((done) => requestAnimationFrame(done));
-      const now = performance.now();
-      longest = Math.max(longest, now - last);
-      last = now;
-    }
-    return longest;
-  },
+  scroll: (step) => scrolled(one().box, step),
+};
+"""  # noqa: E501
+_GROUP = """
+const one = () => host.querySelector(".ts-group").group;
+const other = { ...data, values: "other", signal: { ...data.signal, low: -1, high: 1 } };
+window.measures = {
+  paint: () => timed(() => group({ data, parentElement: host })),
+  scroll: (step) => scrolled(one().box, step),
+  select: () => timed(() => host.querySelectorAll(".t")[100].click()),
+  far: () => timed(() => one().choose(Math.floor(Math.random() * one().length), 0, { follow: true })),
+  recolour: () => timed(() => group({ data: other, parentElement: host })),
+  fold: () => timed(() => one().parts.foldAll(true)),
 };
 """  # noqa: E501
 
@@ -102,6 +118,7 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
                 found.setdefault(f"work {name} {argument}", []).append(work)
             drawn = page.locator(".t").count()
             page.close()
+        grouped = _group_rows(browser, Path(folder), repeats)
         browser.close()
     for name, what, target in (
         ("paint", f"{LONG:,} tokens painted", "<= 1,000 ms"),
@@ -117,7 +134,85 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     ):
         rows.append(_row(what, target, f"{statistics.median(found[name]):.0f} ms"))
     rows.append(_row("tokens in the page at the end", "< 6,000", f"{drawn:,}"))
+    return rows + grouped
+
+
+def _group_rows(browser: Any, folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """The group view at two sizes; the last is the one that must not stall."""
+    rows = []
+    for rollouts, length in GROUPS:
+        text, seconds = _group_page(rollouts, length)
+        file = folder / "group.html"
+        file.write_text(text, encoding="utf-8")
+        found: dict[str, list[float]] = {}
+        for _ in range(repeats):
+            page = browser.new_page(viewport={"width": 1280, "height": 900})
+            page.goto(file.as_uri())
+            page.wait_for_function("() => window.measures !== undefined")
+            for name, argument in (("paint", 0), ("select", 0), ("scroll", 120), ("far", 0),
+                                   ("recolour", 0), ("fold", 0)):  # fmt: skip
+                took = page.evaluate("([name, a]) => measures[name](a)", [name, argument])
+                found.setdefault(name, []).append(took)
+            page.close()
+        size = f"{rollouts} x {length:,}"
+        rows.append(_row(f"group {size}: data made", "< 0.5 s", f"{seconds:.2f} s"))
+        for name, what, target in (
+            ("paint", "painted", "<= 200 ms" if rollouts * length < 5_000 else "<= 500 ms"),
+            ("scroll", "longest frame, scrolling 120 px a frame", "<= 50 ms"),
+            ("select", "click to highlight", "<= 100 ms"),
+            ("far", "selection far away, scrolled to", "<= 100 ms"),
+            ("recolour", "recoloured by another value", "<= 200 ms"),
+            ("fold", "all folded", "<= 200 ms"),
+        ):
+            rows.append(
+                _row(f"group {size}: {what}", target, f"{statistics.median(found[name]):.0f} ms")
+            )
     return rows
+
+
+def _group_page(rollouts: int, length: int) -> tuple[str, float]:
+    """A page with a group of random words and values; seconds to make its data."""
+    import json
+
+    import numpy as np
+
+    from engine.render.group import GROUP_HTML, RolloutRow, group_css, group_data
+    from engine.render.signals import Signal
+    from engine.render.strip import asset
+
+    rng = np.random.default_rng(0)
+    kinds = [b" the", b" of", b" 4", b"ing", b".\n", b" tokens"]
+    kinds += [b" word%d" % k for k in range(4000)]
+    given = [
+        RolloutRow(
+            number=n,
+            label=f"Answer {n + 1}",
+            right=n % 2 == 0,
+            reward=1.0,
+            advantage=0.5,
+            facts=(),
+            pieces=[
+                kinds[k] for k in np.minimum(rng.zipf(1.3, length) - 1, len(kinds) - 1).tolist()
+            ],
+            special=[False] * length,
+            start=20,
+            values=rng.normal(size=length),
+        )
+        for n in range(rollouts)
+    ]
+    signal = Signal("influence", "influence", "", "", "diverging", -3, 3, ("−3", "3"))
+    begun = time.perf_counter()
+    data = group_data(given, signal, text="group", channel="bench")
+    seconds = time.perf_counter() - begun
+    table = data["columns"]
+    data["columns"] = {name: table[name].to_pylist() for name in table.column_names}
+    page = (
+        f'<!doctype html><meta charset="utf-8"><style>{group_css()}</style>'
+        f'<div id="host" style="max-width: 900px">{GROUP_HTML}</div>'
+        f'<script id="data" type="application/json">{json.dumps(data)}</script>'
+        f'<script type="module">{asset("group.js")}\n{_TIMED}{_GROUP}</script>'
+    )
+    return page, seconds
 
 
 def _busy(session: Any) -> float:
@@ -184,7 +279,7 @@ def _page(repeats: int) -> tuple[str, float]:
         f'<!doctype html><meta charset="utf-8"><style>{asset("strip.css")}</style>'
         f'<div id="host" style="max-width: 900px">{STRIP_HTML}</div>'
         f'<script id="data" type="application/json">{data[1]}</script>'
-        f'<script type="module">{asset("strip.js")}\n{_START}</script>'
+        f'<script type="module">{asset("strip.js")}\n{_TIMED}{_START}</script>'
     )
     return page, statistics.median(took)
 

@@ -57,7 +57,7 @@ def _results(group: Group, model: str) -> list[Result]:
     if all(trace.has_ids for trace in traces):
         thr = _thr(group, model)
         if thr is not None:
-            found.append(thr)
+            found += [thr, *_reweighted(group, model)]
         stats = _answer("rewards.statistics", Request("statistics", group, {"model": model}))
         if stats is not None:
             found.append(stats)
@@ -100,6 +100,35 @@ def _thr(group: Group, model: str) -> Result | None:
         waiting(found, key=slot, doing="Computing hidden rewards")
         return None
     return found
+
+
+def _reweighted(group: Group, model: str) -> list[Result]:
+    """The advantages by THR's rule at the chosen p and β, where they are not the usual ones."""
+    with st.popover("p and β of the reweighted advantage"):
+        p = st.slider(
+            "p: explore (−1) to exploit (+1)",
+            -1.0,
+            1.0,
+            0.1,
+            0.05,
+            key="rewards-p",
+            persist_state="session",
+        )
+        beta = st.slider(
+            "β: how much of τ a token must exceed",
+            0.0,
+            5.0,
+            1.0,
+            0.1,
+            key="rewards-beta",
+            persist_state="session",
+        )
+    if (p, beta) == (0.1, 1.0):
+        return []
+    params = {**rewardsource.reward_params(group, ask=False), "p": p, "beta": beta}
+    request = Request("reward.reweighted", group, {"model": model}, params)
+    found = _answer("rewards.reweighted", request)
+    return [] if found is None else [found]
 
 
 def _answer(slot: str, request: Request) -> Result | None:

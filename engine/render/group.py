@@ -180,9 +180,15 @@ def _maps(kind: Map) -> dict[str, dict[str, Any]]:
         dimmed = tuple(_mix(color, paper) for color in full["colors"])
         found[theme] = {
             **full,
-            "dimmed": {"colors": dimmed, "inks": palette.inks(dimmed, theme)},
+            "dimmed": {"colors": dimmed, "inks": [_dim_ink(color, theme) for color in dimmed]},
         }
     return found
+
+
+def _dim_ink(color: str, theme: palette.Theme) -> str:
+    muted = palette.MUTED[theme]
+    readable = palette.contrast(muted, color) >= palette.CONTRAST
+    return muted if readable else palette.ink(color, theme)
 
 
 def _mix(color: str, paper: str) -> str:

@@ -26,7 +26,8 @@ def param_form(
         without: settings that are asked for elsewhere.
         columns: widgets in a row.
     """
-    fields = {n: f for n, f in analysis.params.model_fields.items() if n not in without}
+    known = analysis.params.model_fields.items()
+    fields = {n: f for n, f in known if n not in without and _drawable(_kind(f.annotation)[0])}
     found: dict[str, Any] = {}
     places = st.columns(columns)
     for number, (name, field) in enumerate(fields.items()):
@@ -35,6 +36,11 @@ def param_form(
         if value != field.get_default():
             found[name] = value
     return found
+
+
+def _drawable(kind: Any) -> bool:
+    """Whether there is a widget for a type; lists and pairs are asked for elsewhere."""
+    return get_origin(kind) is Literal or kind in (bool, int, float, str)
 
 
 def _widget(name: str, field: FieldInfo, key: str) -> Any:
@@ -80,13 +86,23 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 
 def _bounds(field: FieldInfo, kind: type) -> tuple[Any, Any]:
+    """Smallest and largest value; what the browser cannot count to is left open."""
     low = high = None
+    shift = 1 if kind is int else 0
     for rule in field.metadata:
-        if isinstance(rule, annotated_types.Ge | annotated_types.Gt):
-            low = kind(getattr(rule, "ge", None) if hasattr(rule, "ge") else rule.gt)
-        if isinstance(rule, annotated_types.Le | annotated_types.Lt):
-            high = kind(getattr(rule, "le", None) if hasattr(rule, "le") else rule.lt)
-    return low, high
+        if isinstance(rule, annotated_types.Ge):
+            low = kind(rule.ge)
+        elif isinstance(rule, annotated_types.Gt):
+            low = kind(rule.gt) + shift
+        elif isinstance(rule, annotated_types.Le):
+            high = kind(rule.le)
+        elif isinstance(rule, annotated_types.Lt):
+            high = kind(rule.lt) - shift
+    most = (1 << 53) - 1
+    return (
+        None if low is None or abs(low) > most else low,
+        None if high is None or abs(high) > most else high,
+    )
 
 
 def _step(default: Any) -> float:

@@ -73,17 +73,26 @@ def _at_hand() -> Group | None:
     return item.group
 
 
-def reward_params(group: Group) -> dict[str, Any]:
-    """What rewards are read from, where a person has to say it."""
+def reward_params(group: Group, *, ask: bool = True) -> dict[str, Any]:
+    """What rewards are read from, where a person has to say it.
+
+    Args:
+        group: whose.
+        ask: draw the field; False reads what it holds.
+    """
     if any(reward is not None for reward in group.rewards):
         return {}
-    answer = st.text_input(
-        "Right answer",
-        group.expected or "",
-        key=f"rewards-answer-{group.digest[:12]}",
-        width=140,
-        help="No rewards came along: answers are judged by it.",
-    )
+    key = f"rewards-answer-{group.digest[:12]}"
+    if not ask:
+        answer = st.session_state.get(key)
+    else:
+        answer = st.text_input(
+            "Right answer",
+            group.expected or "",
+            key=key,
+            width=140,
+            help="No rewards came along: answers are judged by it.",
+        )
     return {"answer": answer} if answer else {}
 
 

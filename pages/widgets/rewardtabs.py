@@ -12,7 +12,6 @@ import engine
 from engine import Request, Result, UserError
 from engine.errors import Cancelled
 from engine.render import palette
-from engine.render.text import number
 from pages.widgets import state
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint, problem
@@ -243,7 +242,7 @@ def _heatmap(
     figure = go.Figure(
         go.Heatmap(
             z=values, x=names, y=names, zmin=-1 if signed else 0, zmax=1, colorscale=scale,
-            text=[[number(v) if v is not None else "" for v in line] for line in values],
+            text=[["" if v is None else f"{v:.2f}" for v in line] for line in values],
             texttemplate="%{text}", hoverinfo="x+y+z", xgap=2, ygap=2,
             colorbar={"thickness": 8, "len": 0.6, "outlinewidth": 0},
         )

@@ -18,6 +18,8 @@ from engine.render.text import number, plain
 from engine.schema import PER_TOKEN, Column
 
 CHANNEL = "rewards"
+REWEIGHTED = "reward.reweighted"
+"""Its columns take the place of those that the hidden rewards came with."""
 FIRST = (
     "thr", "influence", "nthr", "advantage", "reweighted_advantage", "thr_advantage",
     "nthr_advantage", "surprisal", "entropy",
@@ -81,6 +83,10 @@ def _view(key: str, _group: Group, _results: list[Result]) -> View:
         for name in table.column_names:
             if name in PER_TOKEN or name in _KEYS or name not in declared:
                 continue
+            if result.analysis == REWEIGHTED and name in wide.column_names:
+                at = wide.column_names.index(name)
+                wide = wide.set_column(at, name, table[name])
+                continue
             own = name if name not in wide.column_names else f"{_stem(result)}_{name}"
             if own in wide.column_names or not _numeric(table[name].type):
                 continue
@@ -142,14 +148,14 @@ def _data(
         _view.signals[_name],
         text=_view.group.digest[:24],
         channel=CHANNEL,
+        prompt=_view.group.rollouts[0].prompt_text,
     )
 
 
 def _row(view: View, name: str, rollout: int, facts: Mapping[str, Any]) -> RolloutRow:
     trace = view.group.rollouts[rollout]
     start = trace.response_start if trace.response_start < len(trace) else 0
-    column = "logprob" if name == "probability" else name
-    values = view.tokens[column].slice(view.cuts[rollout] + start, len(trace) - start)
+    values = view.tokens[name].slice(view.cuts[rollout] + start, len(trace) - start)
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
     special = set(trace.special)
@@ -158,13 +164,13 @@ def _row(view: View, name: str, rollout: int, facts: Mapping[str, Any]) -> Rollo
         shaded = [not t for t in trace.trainable[start:]]
     reward = facts.get("reward", view.group.rewards[rollout])
     more = []
-    if facts.get("tokens") is not None:
+    if facts.get("tokens") is not None and shaded is not None:
         more.append(("trained tokens", number(facts["tokens"])))
     if facts.get("influence_sum") is not None:
         more.append(("Σ influence", number(facts["influence_sum"])))
     return RolloutRow(
         number=rollout,
-        label=trace.title or f"Answer {rollout + 1}",
+        label=f"Answer {rollout + 1}",
         right=facts.get("correct"),
         reward=reward,
         advantage=facts.get("advantage"),
@@ -244,7 +250,7 @@ def facts_of(view: View, rollout: int, position: int) -> list[tuple[str, str, st
     row = view.row(rollout, position)
     found = []
     for name, signal in view.signals.items():
-        value = row.get("logprob" if name == "probability" else name)
+        value = row.get(name)
         shown = ("yes" if value else "no") if isinstance(value, bool) else number(value)
         unit = f" {signal.unit}" if signal.unit and value is not None else ""
         found.append((signal.title, f"{shown}{unit}", signal.doc))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,7 +197,7 @@ def test_folding_shows_the_first_line_only(visit):
     def heights() -> list[float]:
         return page.evaluate("() => one.parts.sections.map((s) => s.body.offsetHeight)")
 
-    page.wait_for_timeout(300)  # what is beside the view is drawn as well
+    page.evaluate("one.blocks.list.slice(0, 4).forEach((b) => one.blocks.fill(b))")
     before = heights()
     folds.nth(0).click()
     assert folds.nth(0).get_attribute("aria-expanded") == "false"
@@ -433,13 +434,14 @@ def test_long_groups(visit, rollouts: int, length: int, capsys: pytest.CaptureFi
     made = time.perf_counter() - started
     page = visit(data_of(row(0, 5), text="small"))
     took = page.evaluate(
-        """async (data) => {
+        """async (text) => {
+          const data = JSON.parse(text);
           const start = performance.now();
           mount(data);
           await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
           return performance.now() - start;
         }""",
-        data,
+        json.dumps(data),
     )
     with capsys.disabled():
         print(f" {rollouts} x {length:,}: data {made * 1000:.0f} ms, painted {took:.0f} ms")

@@ -128,7 +128,9 @@ def test_dimmed_colours_lie_between_the_colour_and_the_page_and_stay_readable():
                 )
                 for strong, paper, mixed in pairs:
                     assert abs(paper + DIMMING * (strong - paper) - mixed) < 0.51
-            assert full["background"] == dimmed["colors"][full["colors"].index(full["background"])]
+            calm = full["colors"].index(full["background"])
+            assert dimmed["colors"][calm] == full["background"]
+            assert dimmed["inks"][calm] == palette.MUTED[theme]
 
 
 def names(**changes: Any) -> tuple[str, str]:

@@ -432,3 +432,39 @@ def test_half_precision_is_near(workspace: Workspace, llama: str) -> None:
     )
     for column in ("thr", "influence"):
         assert np.corrcoef(found[column], expected[column])[0, 1] > 0.99
+
+
+def test_what_a_tenth_of_the_tokens_holds() -> None:
+    from engine.reward.thr import top_tenth
+
+    assert top_tenth(np.array([0.0, -3.0, 1.0, np.nan])) == pytest.approx(0.75)
+    assert top_tenth(np.arange(20.0)) == pytest.approx((19 + 18) / sum(range(20)))
+    assert top_tenth(np.zeros(4)) is None
+
+
+def test_reweighted_for_any_p_and_beta(workspace) -> None:
+    """The rule applied by hand to the stored THR; at the defaults it is the column of THR's."""
+    from engine.gallery import gallery
+    from engine.result import Request
+    from engine.running import run
+
+    item = next(i for i in gallery() if i.group is not None and i.model == "demo")
+    assert item.group is not None
+    (thr,) = run(Request("reward.thr", item.group, "demo"), workspace=workspace)
+    rows = thr.table("tokens").to_pylist()
+    (one,) = thr.table("groups").to_pylist()
+
+    def column(**params: float) -> list[float | None]:
+        request = Request("reward.reweighted", item.group, "demo", params)
+        return (
+            run(request, workspace=workspace)[0].table("tokens")["reweighted_advantage"].to_pylist()
+        )
+
+    assert column() == [row["reweighted_advantage"] for row in rows]
+    for p, beta in ((-0.5, 1.0), (0.3, 0.0), (1.0, 3.0)):
+        for row, got in zip(rows, column(p=p, beta=beta), strict=True):
+            if row["thr"] is None:
+                assert got is None
+                continue
+            kept = abs(row["thr"]) > beta * one["tau"]
+            assert got == pytest.approx(kept * (1 + np.sign(row["thr"]) * p) * row["advantage"])

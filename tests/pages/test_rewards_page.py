@@ -1,0 +1,215 @@
+"""The Rewards page without a browser: its group, a training log, more signals, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import engine
+from engine import Request
+from pages.widgets import rewardviews
+from pages.widgets.paramform import param_form
+from tests.pages.navigation import ROOT, open_page
+from tests.pages.test_tokens_page import idle, texts, until
+
+COLD = """
+import json, sys, time
+from tests.pages.navigation import open_page
+app = open_page("rewards")
+end = time.monotonic() + 60
+while any(b.label == "Cancel" for b in app.button) and time.monotonic() < end:
+    time.sleep(0.1)
+    app.run()
+print(json.dumps({
+    "torch": "torch" in sys.modules,
+    "transformers": "transformers" in sys.modules,
+    "title": [t.value for t in app.title],
+    "text": [t.value for t in app.text],
+    "buttons": [b.label for b in app.button],
+    "tables": [list(d.value.columns) for d in app.dataframe],
+}))
+import engine
+engine.default_workspace().close()
+"""
+
+
+@pytest.fixture
+def app(app_home: Path) -> AppTest:
+    return healthy(until(open_page("rewards"), idle))
+
+
+def healthy(app: AppTest) -> AppTest:
+    assert not app.exception
+    assert "wrong inside" not in " ".join(texts(app))
+    return app
+
+
+def said(app: AppTest) -> str:
+    return " ".join(texts(app))
+
+
+def test_it_opens_on_stored_results_without_torch(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COLD],
+        cwd=ROOT,
+        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["title"] == ["What would the next RL step do to each token?"]
+    assert (seen["torch"], seen["transformers"]) == (False, False)
+    text = " ".join(seen["text"])
+    assert "of 16 answers are right" in text
+    assert "The largest influence has" in text
+    assert "Compute hidden rewards" not in seen["buttons"]
+    assert "Make the step" not in seen["buttons"], "stored, too"
+    assert "Take its effect apart" not in seen["buttons"]
+    assert any("answer" in columns and "effect" in columns for columns in seen["tables"])
+
+
+def test_the_numbers_are_those_of_the_analyses(app: AppTest) -> None:
+    item = next(i for i in engine.gallery() if i.group is not None and i.model == "demo")
+    assert item.group is not None
+    (thr,) = engine.run(Request("reward.thr", item.group, item.model))
+    assert thr.origin == "cache"
+    (row,) = thr.table("groups").to_pylist()
+    sentence = next(t for t in texts(app) if "answers are right" in t)
+    assert sentence.startswith(f"{row['correct']} of {row['rewarded']} answers are right")
+    assert f"{100 * row['top_tenth']:.0f} % of all |THR|" in sentence
+    best = rewardviews.strongest(thr)
+    assert best is not None
+    tokens = thr.table("tokens").to_pylist()
+    assert abs(best["influence"]) == max(
+        abs(t["influence"]) for t in tokens if t["influence"] is not None
+    )
+    assert f"in answer {best['rollout'] + 1}" in sentence
+    effects = next(d.value for d in app.dataframe if "effect" in d.value.columns)
+    assert len(effects) == 16
+    answers = next(d.value for d in app.dataframe if "thr_sum" in d.value.columns)
+    assert answers["advantage"].sum() == pytest.approx(0, abs=1e-6)
+
+
+def log_of(folder: Path) -> Path:
+    """Two steps of a verl run on two prompts."""
+    folder.mkdir()
+    prompt = "Question: Tom has 12 pens. He buys 5 more. How many pens does he have?\n"
+    for step in (1, 2):
+        lines = []
+        for number in range(4):
+            answer = 17 if number < 1 + step else 18
+            lines.append(
+                {
+                    "input": prompt,
+                    "output": f"Solution: He has 12+5={answer} pens.\nAnswer: {answer}",
+                    "gts": "17",
+                    "score": float(answer == 17),
+                    "step": step,
+                }
+            )
+        lines.append({"input": "Question: 1+1?\n", "output": "2", "score": 1.0, "step": step})
+        text = "\n".join(json.dumps(line) for line in lines)
+        (folder / f"{step}.jsonl").write_text(text + '\n{"input": broken\n')
+    return folder
+
+
+def test_a_training_log_from_a_folder(app: AppTest, tmp_path: Path) -> None:
+    app.segmented_control(key="rewards-from").set_value("log").run()
+    assert "verl dumps" in said(healthy(app))
+    app.text_input(key="rewards-path").set_value(str(tmp_path / "nowhere")).run()
+    assert "nowhere" in said(healthy(app))
+    folder = log_of(tmp_path / "run")
+    app.text_input(key="rewards-path").set_value(str(folder)).run()
+    healthy(until(app, idle))
+    assert "run: 10 rollouts (verl)." in said(app)
+    assert "There are no token ids" in said(app)
+    listed = next(d.value for d in app.dataframe if "variance" in d.value.columns)
+    assert next(iter(listed["variance"])) == pytest.approx(0.25)
+    assert len(listed) == 4
+    steps = next(d.value for d in app.dataframe if "reward_q05" in d.value.columns)
+    assert list(steps["step"]) == [1, 2]
+    assert "This prompt over the steps" in said(app)
+    assert "lines could not be read" in " ".join(e.label for e in app.expander)
+    next(b for b in app.button if b.label == "Compute hidden rewards").click().run()
+    healthy(until(app, idle))
+    assert "2 of 4 answers are right" in said(app)
+
+
+def test_more_signals_and_what_they_need(app: AppTest) -> None:
+    app.selectbox(key="more-which").set_value("reward.forking").run()
+    next(b for b in app.button if b.label == "Show it above").click().run()
+    healthy(until(app, idle))
+    assert "Shown: forking tokens (80/20)" in said(app)
+    options = app.get("button_group")
+    assert any("fork" in str(o.options).lower() for o in options)
+    app.selectbox(key="more-which").set_value("reward.d3s").run()
+    next(b for b in app.button if b.label == "Show it above").click().run()
+    healthy(until(app, idle))
+    problems = [t for t in texts(app) if "reward.d3s" in t or "rollouts" in t.lower()]
+    assert problems, "a required choice that was not made is said"
+    next(b for b in app.button if b.label == "Take all away").click().run()
+    healthy(until(app, idle))
+    assert "Shown:" not in said(app)
+
+
+def test_weights_rules_drift_and_the_matrix(app: AppTest) -> None:
+    next(b for b in app.button if b.label == "Make the weights").click().run()
+    healthy(until(app, idle))
+    assert any("zero" in d.value.columns for d in app.dataframe)
+    next(b for b in app.button if b.label == "Check the round trip").click().run()
+    healthy(until(app, idle))
+    assert "would be cut otherwise" in said(app)
+    app.text_input(key="rules-old").set_value("demo-positive").run()
+    next(b for b in app.button if b.label == "Apply the rules").click().run()
+    healthy(until(app, idle))
+    drops = next(d.value for d in app.dataframe if "dropped" in d.value.columns)
+    assert {"clip", "icepop", "dppo"} <= set(drops["rule"])
+    assert "Over at most" in said(app), "the matrix is stored"
+
+
+def test_a_group_of_one_kind_and_one_without_rewards(app: AppTest) -> None:
+    item = next(i for i in engine.gallery() if i.group is not None and i.model == "demo")
+    group = item.group
+    assert group is not None
+    right = [n for n, r in enumerate(group.rewards) if r]
+    some = [group.rollouts[n] for n in right[:3]]
+    app.session_state["text"] = "own"
+    app.session_state["tokenscope.trace"] = some[0]
+    app.session_state["tokenscope.group"] = engine.Group(
+        rollouts=tuple(some), rewards=(1.0, 1.0, 1.0)
+    )
+    app.run()
+    next(b for b in app.button if b.label == "Compute hidden rewards").click().run()
+    healthy(until(app, idle))
+    assert "Nothing sets these answers apart" in said(app)
+    app.session_state["tokenscope.group"] = engine.Group(rollouts=tuple(some))
+    app.run()
+    assert any(t.label == "Right answer" for t in healthy(app).text_input)
+
+
+FORMS = """
+import streamlit as st
+import engine
+from pages.widgets.paramform import param_form
+for name, declared in engine.analyses().items():
+    with st.container():
+        st.session_state[f"got-{name}"] = param_form(declared, key=name)
+"""
+
+
+def test_a_form_for_every_analysis(app_home: Path) -> None:
+    """Drawn from the declaration alone; untouched it asks for nothing."""
+    assert param_form is not None
+    app = AppTest.from_string(FORMS, default_timeout=60).run()
+    assert not app.exception
+    for name, declared in engine.analyses().items():
+        required = {n for n, f in declared.params.model_fields.items() if f.is_required()}
+        got = app.session_state[f"got-{name}"]
+        assert set(got) <= required, name
