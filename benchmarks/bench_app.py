@@ -28,7 +28,7 @@ FLAGS = [
     "--disable-sync",
 ]
 LONG = 5_000
-FIRST = {"": ".t", "tokens": ".t.selected", "critical": ".t.selected"}
+FIRST = {"": ".t", "tokens": ".t.selected", "critical": ".t.selected", "rewards": ".ts-group .t"}
 """Address of a page, and what is on its first picture."""
 
 

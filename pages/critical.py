@@ -57,8 +57,6 @@ def page() -> None:
     others = [r for r in (measured, scored) if r is not None]
     view = criticalviews.drawn(trace, stats, others, _paths(trace, asked))
     _linked(trace, view, stats, measured, scored, asked)
-    criticaltabs.below(trace, view, measured, scored, asked)
-    _about(view, measured, scored)
 
 
 def _answer(slot: str, request: Request, *, start: bool = True) -> Result | None:
@@ -164,7 +162,7 @@ def _linked(
     left, right = st.container(key="linked").columns([2.1, 1], gap="medium")
     with left:
         name = _signal(view)
-        event, _ = token_strip(view.strip, key="critical-strip")
+        event, drawn = token_strip(view.strip, key="critical-strip")
         chosen = {"strip": event}
         data = criticalviews.curve_of(view, trace, name, measured)
         chosen["curve"] = curve(data, key="critical-curve")
@@ -175,8 +173,14 @@ def _linked(
     with right, st.container(key="details-box"):
         _details(view, stats, measured, selection.span)
         places.questions("critical")
-    with left:
-        criticaltabs.what_if(trace, selection.last, asked)
+    # What is below the first picture does not delay it.
+    below = drawn or state.recall("drawn")
+    if below:
+        state.remember("drawn", True)
+        with left:
+            criticaltabs.what_if(trace, selection.last, asked)
+        criticaltabs.below(trace, view, measured, scored, asked)
+        _about(view, measured, scored)
     message: dict[str, Any] = {"signal": name, "prompt": False}
     bus(
         CHANNEL,

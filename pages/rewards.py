@@ -44,10 +44,6 @@ def page() -> None:
         hint("Neither the log nor a model says anything about these tokens yet.", key="nothing")
         return
     _linked(view, thr)
-    rewardtabs.below(view, thr, model)
-    if thr is not None:
-        name = next(iter(view.signals))
-        about(engine.analyses()["reward.thr"], view.signals[name], thr)
 
 
 def _results(group: Group, model: str) -> list[Result]:
@@ -160,11 +156,22 @@ def _linked(view: View, thr: Result | None) -> None:
     with left:
         name, order = _controls(view)
         numbers, facts = rewardviews.ordered(view, thr, order)
-        event = group_view(rewardviews.drawn(view, name, numbers, facts), key="rewards-group")
+        data = rewardviews.drawn(view, name, numbers, facts)
+        event, drawn = group_view(data, key="rewards-group")
     at = _selected(view, thr, event)
+    # What is beside and below the first picture does not delay it.
+    below = drawn or state.recall("drawn")
+    model = state.chosen_model()
     with right, st.container(key="details-box"):
         _details(view, *at)
-        rewardtabs.effects(view, *at, state.chosen_model())
+        if below:
+            rewardtabs.effects(view, *at, model)
+    if below:
+        state.remember("drawn", True)
+        rewardtabs.below(view, thr, model)
+        if thr is not None:
+            first = next(iter(view.signals))
+            about(engine.analyses()["reward.thr"], view.signals[first], thr)
     bus(CHANNEL, {"rollout": at[0], "position": at[1], "signal": name}, key="rewards-bus")
 
 
@@ -225,12 +232,7 @@ def _details(view: View, rollout: int, position: int) -> None:
         st.code(piece, language=None)
     with st.container(key="reward-facts"):
         rows = rewardviews.facts_of(view, rollout, position)
-        st.dataframe(
-            {"value": [r[0] for r in rows], "here": [r[1] for r in rows]},
-            hide_index=True,
-            row_height=26,
-            height=min(36 + 26 * len(rows), 400),
-        )
+        st.text("\n".join(f"{label}   {value}" for label, value, _ in rows))
     with st.container(key="chips-rewards", horizontal=True):
         for place in places.PLACES:
             asks = place.question and place.name != "rewards"

@@ -73,6 +73,10 @@ class Group {
       this.at = -1;
       this.build();
     }
+    if (!this.drawn) {
+      this.drawn = true; // the page may now send what is below
+      requestAnimationFrame(() => this.report("drawn", true));
+    }
     this.parts.say();
     if (rebuilt || another) this.select(this.chosen ? this.indexOf(this.chosen.rollout, this.chosen.position) : -1);
     if (kept?.signature === data.signature) this.blocks.restore(kept.top);

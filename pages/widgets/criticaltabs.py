@@ -27,6 +27,9 @@ TABLE = [
 ]  # fmt: skip
 
 
+TABS = ("All numbers", "By sentence", "Do the scores find it?")
+
+
 def what_if(trace: Trace, position: int, asked: Asked) -> None:
     """The token's alternatives, each put in its place and continued."""
     if not trace.response_start <= position < len(trace) or not asked.answer:
@@ -81,23 +84,25 @@ def below(
     trace: Trace, view: Drawn, measured: Result | None, scored: Result | None, asked: Asked
 ) -> None:
     """Tables, the comparison of scores, and what can be taken home."""
-    numbers, sentences, compared = st.tabs(
-        ["All numbers", "By sentence", "Do the scores find it?"], key="critical-tabs"
-    )
-    with numbers:
-        table_view(
-            view.wide.tokens.slice(trace.response_start),
-            view.columns,
-            TABLE,
-            tokens=view.names[trace.response_start :],
-        )
-    with sentences:
-        if measured is None:
-            hint("Measure first: then each sentence has its own fall.", key="sentences")
-        else:
-            _plain_table(measured, "sentences")
-    with compared:
-        _compared(trace, measured, asked)
+    # Only the open one is drawn: the first picture does not wait for the others.
+    numbers, sentences, compared = st.tabs(TABS, key="critical-tabs", on_change="rerun")
+    if numbers.open:
+        with numbers:
+            table_view(
+                view.wide.tokens.slice(trace.response_start),
+                view.columns,
+                TABLE,
+                tokens=view.names[trace.response_start :],
+            )
+    if sentences.open:
+        with sentences:
+            if measured is None:
+                hint("Measure first: then each sentence has its own fall.", key="sentences")
+            else:
+                _plain_table(measured, "sentences")
+    if compared.open:
+        with compared:
+            _compared(trace, measured, asked)
     with st.container(key="actions"):
         request = value_request(trace, state.chosen_model(), asked.answer, **asked.sampling)
         if measured is not None:

@@ -16,7 +16,7 @@ _GROUP = st.components.v2.component(
 )
 
 
-def group_view(data: Mapping[str, Any], *, key: str) -> dict[str, int] | None:
+def group_view(data: Mapping[str, Any], *, key: str) -> tuple[dict[str, int] | None, bool]:
     """Draw the rollouts (``engine.render.group.group_data``).
 
     What Python selects goes over the bus of the channel: ``rollout``, ``position`` and a ``stamp``
@@ -26,14 +26,16 @@ def group_view(data: Mapping[str, Any], *, key: str) -> dict[str, int] | None:
     Returns:
         The token a person chose last: ``rollout``, ``position`` in its trace and ``stamp`` (browser
         milliseconds); None before the first. It stays there between runs and may belong to an
-        earlier group: check it against what is shown.
+        earlier group: check it against what is shown. And whether the rollouts have been painted.
     """
-    chosen = _GROUP(key=key, data=dict(data), on_token_change=_nothing).get("token")
+    state = _GROUP(key=key, data=dict(data), on_token_change=_nothing, on_drawn_change=_nothing)
+    drawn = bool(state.get("drawn"))
+    chosen = state.get("token")
     if not isinstance(chosen, Mapping):
-        return None
+        return None, drawn
     found = {name: chosen.get(name) for name in ("rollout", "position", "stamp")}
     whole = {name: value for name, value in found.items() if type(value) is int}
-    return whole if len(whole) == len(found) else None
+    return (whole if len(whole) == len(found) else None), drawn
 
 
 def _nothing() -> None:

@@ -90,25 +90,22 @@ def effects(view: View, rollout: int, position: int, model: str) -> None:
 
 def below(view: View, thr: Result | None, model: str) -> None:
     """Tables, checks, and what can be taken home."""
-    names = [
-        "Answers", "Real step", "My rule", "Do signals agree?", "More signals", "Weights", "Drift",
-    ]  # fmt: skip
-    answers, step, rule, agree, more, weights, drift = st.tabs(names, key="reward-tabs")
     models = {"model": model}
-    with answers:
-        _answers(thr)
-    with step:
-        _step(view, thr, models)
-    with rule:
-        _rule(view, model)
-    with agree:
-        _agreement(view, models)
-    with more:
-        _more()
-    with weights:
-        _weights(view, models)
-    with drift:
-        _drift(view, models)
+    drawings = {
+        "Answers": lambda: _answers(thr),
+        "Real step": lambda: _step(view, thr, models),
+        "My rule": lambda: _rule(view, model),
+        "Do signals agree?": lambda: _agreement(view, models),
+        "More signals": _more,
+        "Weights": lambda: _weights(view, models),
+        "Drift": lambda: _drift(view, models),
+    }
+    # Only the open one is drawn: the first picture does not wait for the others.
+    tabs = st.tabs(list(drawings), key="reward-tabs", on_change="rerun")
+    for tab, draw in zip(tabs, drawings.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw()
     with st.container(key="actions"):
         if thr is not None:
             downloads(thr, "tokens", "Hidden rewards", key="thr")

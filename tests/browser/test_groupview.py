@@ -33,7 +33,7 @@ HARNESS = f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 20px;
 <script type="module">{asset("group.js")}
 window.reports = [];
 window.mount = (data, place = "#host") => {{
-  const setStateValue = (name, value) => reports.push([name, value]);
+  const setStateValue = (name, value) => name === "token" && reports.push([name, value]);
   const parentElement = document.querySelector(place);
   window.unmount = group({{ data, parentElement, setStateValue }});
   window.one = parentElement.querySelector(".ts-group").group;

@@ -22,17 +22,25 @@ COLD = """
 import json, sys, time
 from tests.pages.navigation import open_page
 app = open_page("rewards")
+app.session_state["tokenscope.drawn"] = True  # the browser says so once the answers are painted
+app.run()
 end = time.monotonic() + 60
 while any(b.label == "Cancel" for b in app.button) and time.monotonic() < end:
     time.sleep(0.1)
     app.run()
+buttons, tables = [], []
+for tab in ("Answers", "Real step", "Do signals agree?"):
+    app.session_state["reward-tabs"] = tab
+    app.run()
+    buttons += [b.label for b in app.button]
+    tables += [list(d.value.columns) for d in app.dataframe]
 print(json.dumps({
     "torch": "torch" in sys.modules,
     "transformers": "transformers" in sys.modules,
     "title": [t.value for t in app.title],
     "text": [t.value for t in app.text],
-    "buttons": [b.label for b in app.button],
-    "tables": [list(d.value.columns) for d in app.dataframe],
+    "buttons": buttons,
+    "tables": tables,
 }))
 import engine
 engine.default_workspace().close()
@@ -41,13 +49,21 @@ engine.default_workspace().close()
 
 @pytest.fixture
 def app(app_home: Path) -> AppTest:
-    return healthy(until(open_page("rewards"), idle))
+    opened = open_page("rewards")
+    opened.session_state["tokenscope.drawn"] = True
+    return healthy(until(opened.run(), idle))
 
 
 def healthy(app: AppTest) -> AppTest:
     assert not app.exception
     assert "wrong inside" not in " ".join(texts(app))
     return app
+
+
+def turn(app: AppTest, tab: str) -> AppTest:
+    """Turn to another tab: only the open one is drawn."""
+    app.session_state["reward-tabs"] = tab
+    return healthy(until(app.run(), idle))
 
 
 def said(app: AppTest) -> str:
@@ -143,6 +159,7 @@ def test_a_training_log_from_a_folder(app: AppTest, tmp_path: Path) -> None:
 
 
 def test_more_signals_and_what_they_need(app: AppTest) -> None:
+    turn(app, "More signals")
     app.selectbox(key="more-which").set_value("reward.forking").run()
     next(b for b in app.button if b.label == "Show it above").click().run()
     healthy(until(app, idle))
@@ -160,17 +177,21 @@ def test_more_signals_and_what_they_need(app: AppTest) -> None:
 
 
 def test_weights_rules_drift_and_the_matrix(app: AppTest) -> None:
+    turn(app, "Weights")
     next(b for b in app.button if b.label == "Make the weights").click().run()
     healthy(until(app, idle))
     assert any("zero" in d.value.columns for d in app.dataframe)
+    turn(app, "Drift")
     next(b for b in app.button if b.label == "Check the round trip").click().run()
     healthy(until(app, idle))
     assert "would be cut otherwise" in said(app)
+    turn(app, "My rule")
     app.text_input(key="rules-old").set_value("demo-positive").run()
     next(b for b in app.button if b.label == "Apply the rules").click().run()
     healthy(until(app, idle))
     drops = next(d.value for d in app.dataframe if "dropped" in d.value.columns)
     assert {"clip", "icepop", "dppo"} <= set(drops["rule"])
+    turn(app, "Do signals agree?")
     assert "Over at most" in said(app), "the matrix is stored"
 
 
