@@ -211,7 +211,9 @@ def _do_run(options: argparse.Namespace) -> None:
     from engine.result import Request
 
     declared = find(options.analysis)
-    check_suffix(options.out)
+    bundled = Path(options.out).suffix == ".zip"
+    if not bundled:
+        check_suffix(options.out)
     _check_place(options.out)
     if options.table not in (None, "notes", *declared.tables):
         known = ", ".join([*declared.tables, "notes"])
@@ -220,6 +222,9 @@ def _do_run(options: argparse.Namespace) -> None:
     with _workspace() as workspace, _progress(options) as tell:
         subject = _read_subject(options, workspace)
         models = _models(options) if declared.models else None
+        if bundled:
+            _bundle(declared, subject, models, params, workspace, tell, options.out)
+            return
         request = Request(declared.name, subject, models, params)
         result = _answer(request, workspace, tell)
     export_file(result, options.table, options.out)
@@ -227,6 +232,31 @@ def _do_run(options: argparse.Namespace) -> None:
     print(f"{options.out}: {rows:,} rows, {result.origin}")
     if result.not_stored:
         print(f"tokenscope: the result was not stored: {result.not_stored}", file=sys.stderr)
+
+
+def _bundle(
+    declared: Any, subject: Any, models: Any, params: Any, workspace: Any, tell: Any, out: str
+) -> None:
+    """Write result files that the app imports; of a file of rollouts one for each group."""
+    from engine.library import Library
+    from engine.records import iter_groups, whole_file
+    from engine.result import Request
+    from engine.subjects import Group, Rollouts
+
+    whole = not (isinstance(subject, Rollouts) and declared.accepts_type(Group))
+    subjects = [subject] if whole else iter_groups(subject)
+    results = [
+        _answer(Request(declared.name, one, models, params), workspace, tell) for one in subjects
+    ]
+    for result in results:
+        if result.not_stored:
+            raise UserError(f"{Path(out).name} was not written: {result.not_stored}")
+    made = Library(workspace).export(list(dict.fromkeys(r.key for r in results)))
+    with whole_file(out) as temporary:
+        temporary.write_bytes(made.read())
+    fresh = sum(result.origin == "computed" for result in results)
+    kinds = f"{fresh} computed, {len(results) - fresh} from cache"
+    print(f"{out}: {len(results):,} results, {kinds if len(results) > 1 else results[0].origin}")
 
 
 def _do_rollouts(options: argparse.Namespace) -> None:

@@ -61,6 +61,11 @@ class Analysis:
         """The types it looks at directly."""
         return self.subject if isinstance(self.subject, tuple) else (self.subject,)
 
+    def accepts_type(self, kind: type[Any]) -> bool:
+        """Whether subjects of this type are looked at, directly or one trace at a time."""
+        lifted = Trace in self.subjects and kind in (Group, Rollouts)
+        return kind in self.subjects or lifted
+
     def accepts(self, subject: Subject) -> bool:
         """Whether the subject fits, directly or by the lifting rules of ``engine.run``."""
         if isinstance(subject, self.subjects):

@@ -207,13 +207,7 @@ def _open(row: Row) -> None:
     except UserError as error:
         _tell(error=str(error))
         st.rerun()
-    places.go(place_of(row.analysis, [place.name for place in places.PLACES]))
-
-
-def place_of(analysis: str, names: Sequence[str]) -> str:
-    """The page that shows an analysis: the one called like its family, else the tokens."""
-    family = analysis.split(".")[0]
-    return next((name for name in names if name in (family, f"{family}s")), "tokens")
+    places.go(places.place_of(row.analysis))
 
 
 def _rename(library: Library, row: Row | None) -> None:

@@ -48,6 +48,9 @@ def page() -> None:
 
 def _results(group: Group, model: str) -> list[Result]:
     """Per-token results of the group: hidden rewards if they are there, statistics, the log's."""
+    brought = _brought(group)
+    if brought is not None:
+        return brought
     found = []
     traces = group.rollouts
     if all(trace.has_ids for trace in traces):
@@ -69,6 +72,32 @@ def _results(group: Group, model: str) -> list[Result]:
         if (result := _answer(f"rewards.{name}", Request(name, group, {"model": model}, params)))
     ]
     return found
+
+
+def _brought(group: Group) -> list[Result] | None:
+    """A result of this group that was computed elsewhere, by a model that is not at hand here."""
+    key = state.recall("given")
+    if key is None:
+        return None
+    try:
+        result, subject = state.workspace().reopen(key)
+    except UserError:  # deleted since
+        return None
+    shown = isinstance(subject, Group) and subject.digest == group.digest
+    table = result.tables.get("tokens")
+    if not shown or table is None or "rollout" not in table.column_names:
+        return None
+    names = [m.get("name") for m in (result.provenance.get("models") or {}).values()]
+    here = result.provenance.get("models", {}).get("model", {}).get("fingerprint")
+    try:
+        if state.workspace().plan_model(state.chosen_model()).fingerprint == here:
+            return None
+    except UserError:
+        pass
+    hint(
+        f"Computed elsewhere with {', '.join(map(str, names))}, which is not asked here.", key="by"
+    )
+    return [result]
 
 
 def _thr(group: Group, model: str) -> Result | None:

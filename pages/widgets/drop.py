@@ -117,5 +117,5 @@ def _import(name: str, data: bytes, key: str) -> None:
         if not report.keys:
             raise UserError(" ".join(report.refused))
         state.own(report.keys)
-        state.open_result(report.keys[0])
-        places.go("tokens")
+        result = state.open_result(report.keys[0])
+        places.go(places.place_of(result.analysis))

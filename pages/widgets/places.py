@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def go(name: str) -> None:
     """Turn to another page; trace and selection go along."""
     place = next(place for place in PLACES if place.name == name)
     st.switch_page(place.file)
+
+
+def place_of(analysis: str, names: Sequence[str] | None = None) -> str:
+    """The page that shows an analysis: the one called like its family, else the tokens."""
+    family = analysis.split(".")[0]
+    known = [place.name for place in PLACES] if names is None else names
+    return next((name for name in known if name in (family, f"{family}s")), "tokens")
 
 
 def questions(here: str, *, key: str = "questions") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ _CURVES = {
     "mixed": "share of mixed groups",
 }
 _MOST = 200
+UPLOADS = 32
+"""Uploaded logs that are kept."""
 
 
 def chosen() -> Group | None:
@@ -56,6 +59,11 @@ def chosen() -> Group | None:
 
 def _at_hand() -> Group | None:
     """The answers the shown text belongs to, else an example's."""
+    brought = state.recall("group")
+    own = st.session_state.get("text") == state.OWN and state.recall("given") is not None
+    if own and isinstance(brought, Group):
+        # Its tokens may be of a model that is not here: nothing is cut anew.
+        return brought
     trace = state.shown_trace()
     group = None if trace is None else state.shown_group(trace)
     if group is not None:
@@ -160,6 +168,10 @@ def _kept(name: str, data: bytes) -> str:
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+        # Strangers bring many: the oldest ones make room.
+        kept = sorted(folder.parent.iterdir(), key=lambda f: f.stat().st_mtime, reverse=True)
+        for old in kept[UPLOADS:]:
+            shutil.rmtree(old, ignore_errors=True)
     return str(target)
 
 

@@ -133,8 +133,10 @@ def open_trace(
     remember("opening", _Opening(OWN, model, trace, expected, select))
 
 
-def open_result(key: str, *, select: tuple[int, int] | None = None) -> None:
+def open_result(key: str, *, select: tuple[int, int] | None = None) -> Result:
     """Show what a stored result looked at; of a group its first rollout.
+
+    The result itself is remembered: a page can show it without the model that made it.
 
     Raises:
         UserError: when there is no such result, or it does not say what it looked at.
@@ -150,7 +152,9 @@ def open_result(key: str, *, select: tuple[int, int] | None = None) -> None:
         subject, expected = subject.rollouts[0], subject.expected
     else:
         expected = None
+    remember("given", result.key)
     open_trace(subject, model=ref, expected=expected, select=select)
+    return result
 
 
 def apply_opening() -> None:
@@ -309,6 +313,7 @@ def waiting_answers() -> Job | None:
     remember("generate", None)
     give_up("generate")
     group = engine.group_from_samples(found)
+    remember("given", None)
     remember("group", group)
     remember("group.table", found.table("samples"))
     remember("group.partial", found.status == "partial")

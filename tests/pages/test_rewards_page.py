@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 import engine
 from engine import Request
-from pages.widgets import rewardviews
+from pages.widgets import rewardviews, state
 from pages.widgets.paramform import param_form
 from tests.pages.navigation import ROOT, open_page
 from tests.pages.test_tokens_page import idle, texts, until
@@ -234,3 +234,55 @@ def test_a_form_for_every_analysis(app_home: Path) -> None:
         required = {n for n, f in declared.params.model_fields.items() if f.is_required()}
         got = app.session_state[f"got-{name}"]
         assert set(got) <= required, name
+
+
+def test_a_result_of_a_model_that_is_not_here(app_home: Path, tmp_path: Path, capsys) -> None:
+    """Computed on the machine with the weights, written as a file, looked at without them."""
+    from engine.cli import main
+    from engine.library import Library
+    from engine.records import write_rollouts
+    from tests.engine.tiny import tiny_model
+
+    model = tmp_path / "far"
+    tiny_model("llama", path=model)
+    with engine.Workspace(tmp_path / "there", role="client") as there:
+        tokenizer = there.plan_model(str(model)).tokenizer
+        traces = [
+            engine.encode_text(engine.Text(prompt="Q?", response=text), tokenizer)
+            for text in ("a 7", "b 8", "c 7")
+        ]
+    groups = [
+        engine.Group(rollouts=tuple(traces), rewards=rewards, prompt_id=name)
+        for name, rewards in (("one", (1.0, 0.0, 1.0)), ("two", (0.0, 0.0, 1.0)))
+    ]
+    write_rollouts(tmp_path / "rollouts.jsonl", groups)
+    before = os.environ["TOKENSCOPE_HOME"]
+    os.environ["TOKENSCOPE_HOME"] = str(tmp_path / "there")
+    try:
+        code = main(
+            ["run", "reward.thr", "--model", str(model), "--rollouts",
+             str(tmp_path / "rollouts.jsonl"), "--out", str(tmp_path / "results.zip"), "--quiet"]
+        )  # fmt: skip
+    finally:
+        os.environ["TOKENSCOPE_HOME"] = before
+    assert code == 0
+    assert "2 results, 2 computed" in capsys.readouterr().out
+    for file in model.iterdir():
+        file.unlink()
+    model.rmdir()
+    report = Library(engine.default_workspace(), ()).bring(
+        "results.zip", (tmp_path / "results.zip").read_bytes()
+    )
+    assert len(report.keys) == 2
+    _, group = engine.default_workspace().reopen(report.keys[0])
+    assert isinstance(group, engine.Group)
+    opened = open_page("rewards")
+    opened.session_state["tokenscope.drawn"] = True
+    opened.session_state["text"] = state.OWN
+    opened.session_state["tokenscope.trace"] = group.rollouts[0]
+    opened.session_state["tokenscope.group"] = group
+    opened.session_state["tokenscope.given"] = report.keys[0]
+    app = healthy(until(opened.run(), idle))
+    assert "Computed elsewhere with" in said(app)
+    assert "of 3 answers are right" in said(app)
+    assert any("thr_sum" in d.value.columns for d in app.dataframe)
