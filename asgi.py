@@ -13,7 +13,7 @@ from starlette.routing import Route
 from streamlit import config, net_util
 from streamlit.runtime.pages_manager import PagesManager
 
-from engine.profile import Profile
+from engine.limits.profile import Profile
 
 # Threads of torch that wait for each other sleep: spinning, they take the processor from those they
 # wait for as soon as anything else runs beside them (measured: 94 s of processor time, then 17).

@@ -19,11 +19,11 @@ import torch
 from engine.catalogue import Profile, locate
 from engine.critical.value import value_request
 from engine.gallery import gallery
-from engine.generation import Sampler, sample, sample_after
 from engine.loaded import LoadedModel
 from engine.modelref import ModelRef
 from engine.models import load
 from engine.running import run as run_requests
+from engine.sampling.generation import Sampler, sample, sample_after
 from engine.tokenization import Tokenizer
 from engine.workspace import Workspace
 

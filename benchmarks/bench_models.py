@@ -18,9 +18,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from engine.catalogue import Profile, locate
-from engine.generation import Sampler, sample
 from engine.modelref import ModelRef
 from engine.models import LoadedModel, load
+from engine.sampling.generation import Sampler, sample
 from tests.engine.tiny import save_tokenizer
 
 ROWS = 64
@@ -68,7 +68,7 @@ def best_of(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, tuple
 
 
 def sampling(model: LoadedModel, quick: bool) -> list[dict[str, Any]]:
-    """Compare tokens per CPU second of :func:`engine.generation.sample` and of generate."""
+    """Tokens per CPU second of :func:`engine.sampling.generation.sample` and of generate."""
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(3, 1000, (64,), generator=generator).tolist()
     length = 32 if quick else 96

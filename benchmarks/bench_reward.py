@@ -20,7 +20,6 @@ from benchmarks.bench_critical import SAMPLER, bundled, row, threads
 from engine.answers import check
 from engine.encode import trace_from_ids
 from engine.gallery import gallery
-from engine.generation import sample
 from engine.loaded import LoadedModel
 from engine.reward.grpo import advantages
 from engine.reward.headstep import log_probs
@@ -29,6 +28,7 @@ from engine.reward.lasthead import Head, Rows, read_rows
 from engine.reward.network import Network
 from engine.reward.scored import Scored, trained
 from engine.reward.thr import values_of
+from engine.sampling.generation import sample
 from engine.tokenization import Tokenizer
 
 GROUP = 16

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from engine import checkpoint, hub
 from engine.checkpoint import Memo
 from engine.errors import UserError
+from engine.limits.profile import BUNDLED as BUNDLED
+from engine.limits.profile import Profile as Profile
 from engine.modelref import HUB_ID, ModelRef, shown
-from engine.profile import BUNDLED as BUNDLED
-from engine.profile import Profile as Profile
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "demo" / "models"
 

@@ -83,7 +83,7 @@ def checker(name: str = "answer", **options: Any) -> Checker:
     """
     entry = _find(name)
     if entry.code:
-        from engine.profile import Profile
+        from engine.limits.profile import Profile
 
         check_allowed(name, Profile.from_env().allow_code)
     known = list(inspect.signature(entry.function).parameters)[2:]

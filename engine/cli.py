@@ -238,9 +238,9 @@ def _bundle(
     declared: Any, subject: Any, models: Any, params: Any, workspace: Any, tell: Any, out: str
 ) -> None:
     """Write result files that the app imports; of a file of rollouts one for each group."""
-    from engine.library import Library
     from engine.records import iter_groups, whole_file
     from engine.result import Request
+    from engine.shelves.library import Library
     from engine.subjects import Group, Rollouts
 
     whole = not (isinstance(subject, Rollouts) and declared.accepts_type(Group))

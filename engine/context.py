@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import torch
     from tokenkernel import TokenStats
 
-    from engine.generation import Continuation, Sampler
     from engine.models import LoadedModel
     from engine.plan import Plan
     from engine.result import Request, Result
+    from engine.sampling.generation import Continuation, Sampler
     from engine.workspace import Workspace
 
 

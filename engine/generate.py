@@ -9,10 +9,10 @@ import orjson
 import pyarrow as pa
 from pydantic import Field
 
-from engine.caps import DRAWS, NEW_TOKENS
 from engine.context import Context
 from engine.encode import with_spans
 from engine.errors import UserError
+from engine.limits.caps import DRAWS, NEW_TOKENS
 from engine.registry import Params, analysis
 from engine.result import Result
 from engine.schema import Column, Progress, Table, Tables
@@ -20,7 +20,7 @@ from engine.subjects import Group, Parent, Sampling, Trace, Turn
 from engine.tokenization import show
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation
+    from engine.sampling.generation import Continuation
 
 
 class GenerateParams(Params):
@@ -86,7 +86,7 @@ def generate(ctx: Context) -> Iterator[Progress | Tables]:
     Sample *i* draws from its own counter-based random stream, so asking for more adds samples and
     changes none; they are kept and never drawn twice.
     """
-    from engine.generation import Sampler
+    from engine.sampling.generation import Sampler
 
     prompt: Trace = ctx.subject
     n = ctx.params.n

@@ -13,14 +13,23 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from engine import bootstrap
 from engine.context import Context
 from engine.errors import UserError
-from engine.grouping import By, Part, counts_by_decile, deciles, keys_of, named, ordered, part_of
 from engine.registry import Params, analysis
 from engine.schema import Column, Progress, Table, Tables
 from engine.signalsource import Source
 from engine.subjects import Group, Rollouts, Trace
+from engine.texts import bootstrap
+from engine.texts.grouping import (
+    By,
+    Part,
+    counts_by_decile,
+    deciles,
+    keys_of,
+    named,
+    ordered,
+    part_of,
+)
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

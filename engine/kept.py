@@ -108,7 +108,7 @@ def kept_tokens(ctx: Context) -> Iterator[Progress | Tables]:
     """
     import torch
 
-    from engine.generation import Sampler, weights
+    from engine.sampling.generation import Sampler, weights
 
     trace: Trace = ctx.subject
     settings: KeptParams = ctx.params

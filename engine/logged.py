@@ -17,8 +17,8 @@ from engine.registry import Params, analysis
 from engine.schema import Column, Progress, Table, Tables
 from engine.statistics import ALTERNATIVES
 from engine.subjects import Candidate, Trace
+from engine.texts.truncated import EXCESS, GONE, SAME, Known, entropy_bounds
 from engine.tokenization import show
-from engine.truncated import EXCESS, GONE, SAME, Known, entropy_bounds
 
 
 class LoggedParams(Params):

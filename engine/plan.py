@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import catalogue, keys
-from engine.caps import check_code, check_cost, check_place
 from engine.encode import encode_text
 from engine.errors import UserError
+from engine.limits.caps import check_code, check_cost, check_place
 from engine.modelref import ModelRef
 from engine.records import iter_groups
 from engine.registry import Analysis, Params, find

@@ -1,7 +1,7 @@
 """The runner: one worker thread that advances jobs in turn, one computation per key.
 
-Whoever asks for a key that is already being computed waits for that job. ``engine.turns`` says
-whose job is next.
+Whoever asks for a key that is already being computed waits for that job. ``engine.limits.turns``
+says whose job is next.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from engine.jobs import Ask, Clock, Handle, Job, Steps
-from engine.turns import Turns
+from engine.limits.turns import Turns
 
 T = TypeVar("T")
 

@@ -44,6 +44,12 @@ def run(
     plans = [make_plan(request, workspace) for request in requests]
     if workspace.runner.inside:
         return [workspace.run_plan_inline(plan) for plan in plans]
+    if cancel is not None and cancel.is_set():
+        # Nothing is begun: a small request would be done before anybody could stop it.
+        stored = [workspace.stored(plan) for plan in plans]
+        if any(result is None for result in stored):
+            raise Cancelled
+        return [result for result in stored if result is not None]
     handles = [workspace.submit_plan(plan) for plan in plans]
     told: dict[int, Progress] = {}
     try:

@@ -16,8 +16,8 @@ from engine.registry import Params, analysis
 from engine.schema import Column, Table, Tables
 from engine.signalsource import floats, nested
 from engine.subjects import Trace
-from engine.textstats import ALPHAS, cascade_quantiles, parts_of, rolling_mean, top_share
-from engine.tokenclass import token_classes
+from engine.texts.textstats import ALPHAS, cascade_quantiles, parts_of, rolling_mean, top_share
+from engine.texts.tokenclass import token_classes
 
 Floats = npt.NDArray[np.float64]
 

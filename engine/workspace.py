@@ -18,20 +18,20 @@ from engine import catalogue, hub
 from engine.errors import UserError
 from engine.execute import execute, from_store, result_of
 from engine.jobs import Handle
-from engine.limits import Limiter, Visitor
+from engine.limits.rates import Limiter, Visitor
+from engine.limits.turns import Turns
 from engine.modelref import ModelRef
 from engine.plan import Plan, PlannedModel, make_plan
 from engine.result import Request, Result
 from engine.runner import Runner
+from engine.sampling.streams import AtHand, keep_samples, samples_after, stored_samples, stream_name
 from engine.schema import Progress
-from engine.streams import AtHand, keep_samples, samples_after, stored_samples, stream_name
 from engine.subjects import Group, Trace
 from engine.tokenization import Tokenizer
-from engine.turns import Turns
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation, Sampler
     from engine.models import LoadedModel, ModelPool
+    from engine.sampling.generation import Continuation, Sampler
 
 log = logging.getLogger("tokenscope")
 
@@ -124,9 +124,13 @@ class Workspace:
             admit=lambda: self._limiter.admit(visitor),
         )
 
+    def stored(self, plan: Plan) -> Result | None:
+        """The complete result of a plan if it is stored."""
+        return from_store(plan, self)
+
     def has(self, plan: Plan) -> bool:
         """Whether the complete result of a plan is stored."""
-        return from_store(plan, self) is not None
+        return self.stored(plan) is not None
 
     def folders(self) -> tuple[Path, ...]:
         """Where files are TokenScope's own, whoever names them."""
@@ -218,7 +222,7 @@ class Workspace:
         A stream is named by model, prefix and sampler; sample *i* has its own counter-based
         seed, so it is the same however many are drawn with it.
         """
-        from engine import generation
+        from engine.sampling import generation
 
         stream = stream_name(model, prefix, sampler)
         have = stored_samples(self.store, stream, count)
@@ -246,7 +250,7 @@ class Workspace:
         """The first samples of several prefixes of one sequence, which is read once.
 
         Streams are those of :meth:`samples`; what was drawn is kept also when the job is closed
-        half-way. See :func:`engine.streams.samples_after`.
+        half-way. See :func:`engine.sampling.streams.samples_after`.
 
         Args:
             model: the model.

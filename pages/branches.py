@@ -8,7 +8,7 @@ import streamlit as st
 
 import engine
 from engine import Request, Result, Trace, UserError
-from engine.branches import ORIGIN, branch_at, places, trace_at
+from engine.branching.branches import ORIGIN, branch_at, places, trace_at
 from engine.errors import Cancelled
 from engine.render.branching import alternatives, choices_data, place_name
 from engine.render.strip import most_striking, payload, plain_payload

@@ -10,8 +10,8 @@ import streamlit as st
 
 import engine
 from engine import FORMATS, UserError
-from engine.library import RESULT_FILES, Export, Library, Listing, Row
 from engine.render.text import one_line
+from engine.shelves.library import RESULT_FILES, Export, Library, Listing, Row
 from pages.widgets import importbox, places, sqlbox, state
 from pages.widgets.importbox import count
 from pages.widgets.notice import guarded, hint, problem

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from engine import bootstrap, catalogue
+from engine import catalogue
 from engine.context import Context
 from engine.critical.curve import clopper_pearson
 from engine.critical.judging import Judging, end_of
@@ -28,6 +28,7 @@ from engine.registry import analysis
 from engine.result import Request
 from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Group, Rollouts, Trace
+from engine.texts import bootstrap
 from engine.tokenization import show
 
 Floats = npt.NDArray[np.float64]

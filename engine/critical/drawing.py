@@ -11,7 +11,7 @@ from engine.critical.curve import Point, stopping_index
 from engine.critical.judging import Judging
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation, Sampler
+    from engine.sampling.generation import Continuation, Sampler
 
 Points = dict[int, Point]
 

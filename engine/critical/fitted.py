@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pydantic import Field
 
-from engine.caps import DRAWS
 from engine.context import Context
 from engine.critical.judging import Judging, expected_answer
 from engine.critical.pairs import CAVEATS, COLUMNS, SOURCE, Side, compared
 from engine.critical.sampling import SamplingParams
 from engine.errors import UserError
+from engine.limits.caps import DRAWS
 from engine.registry import analysis
 from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Trace
 
 if TYPE_CHECKING:
     from engine.critical.fitting import Fitted
-    from engine.generation import Continuation
+    from engine.sampling.generation import Continuation
 
 MOST_PARAMETERS = 300_000_000
 """Of a model that is fitted here: beside two float32 copies stand gradients and Adam's state."""

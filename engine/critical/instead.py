@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from engine.branching.forking import fork
 from engine.context import Context
-from engine.forking import fork
 
 if TYPE_CHECKING:
-    from engine.generation import Sampler
+    from engine.sampling.generation import Sampler
 
 Floats = npt.NDArray[np.float64]
 
@@ -109,7 +109,7 @@ def replacements(
     """
     import torch
 
-    from engine.generation import uniforms, weights
+    from engine.sampling.generation import uniforms, weights
 
     others = torch.tensor(logs)
     others[said] = -torch.inf

@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.subjects import Trace
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation
+    from engine.sampling.generation import Continuation
     from engine.tokenization import Tokenizer
 
 

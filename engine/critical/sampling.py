@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from engine.caps import DRAWS, NEW_TOKENS
+from engine.limits.caps import DRAWS, NEW_TOKENS
 from engine.registry import Params
 
 if TYPE_CHECKING:
-    from engine.generation import Sampler
+    from engine.sampling.generation import Sampler
 
 
 class SamplingParams(Params):
@@ -50,6 +50,6 @@ class SamplingParams(Params):
     @property
     def sampler(self) -> Sampler:
         """The sampler these settings describe."""
-        from engine.generation import Sampler
+        from engine.sampling.generation import Sampler
 
         return Sampler(**self.model_dump(include=set(Sampler.model_fields)))

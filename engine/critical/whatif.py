@@ -20,7 +20,7 @@ from engine.schema import Progress, Tables
 from engine.subjects import Trace
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation
+    from engine.sampling.generation import Continuation
 
 
 class WhatIfParams(SamplingParams):

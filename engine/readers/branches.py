@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from engine.branches import Tree, judged
-from engine.branchfile import SCHEMA, read_tree
+from engine.branching.branches import Tree, judged
+from engine.branching.branchfile import SCHEMA, read_tree
 from engine.errors import UserError
 from engine.readers.dropped import READ, Dropped, Unreadable
 from engine.readers.logtrace import checked, text_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engine.branching.tree import Tree
 from engine.subjects import Group, Text, Trace
-from engine.tree import Tree
 
 Kind = Literal[
     "text", "chat", "openai", "vllm", "trace", "rollouts", "branches", "result", "unknown"

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.align import Row
 from engine.answers import answer_text
-from engine.branches import ORIGIN, Branch, Place, Tree, trace_at, walk
+from engine.branching.align import Row
+from engine.branching.branches import ORIGIN, Branch, Place, Tree, trace_at, walk
 from engine.render.text import markup, number, one_line, plain
 from engine.trace import Trace
 

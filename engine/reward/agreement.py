@@ -21,7 +21,7 @@ from engine.reward.stapo import gradient_norm2
 from engine.schema import Column, Progress, Table, Tables
 from engine.signalsource import floats
 from engine.subjects import Group, Rollouts
-from engine.textstats import top_share
+from engine.texts.textstats import top_share
 
 FEWEST = 3
 """Tokens below which nothing is said about two signals."""

@@ -23,7 +23,7 @@ from engine.reward.population import (
 from engine.reward.populationtables import POPULATION, tokens_schema
 from engine.schema import Column, Progress, Tables
 from engine.subjects import Group, Rollouts
-from engine.textstats import top_share
+from engine.texts.textstats import top_share
 
 
 class ForkingParams(Params):

@@ -25,7 +25,7 @@ from engine.reward.population import (
 from engine.reward.populationtables import POPULATION, ROLLOUT, tokens_schema
 from engine.schema import Column, Progress, Table, Tables
 from engine.subjects import Group, Rollouts
-from engine.textstats import top_share
+from engine.texts.textstats import top_share
 
 
 class SpineParams(Params):

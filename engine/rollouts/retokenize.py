@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from engine.tokenclass import classes_of
+from engine.texts.tokenclass import classes_of
 from engine.tokenization import Tokenizer
 
 _WORDS = frozenset({"function", "content", "word"})

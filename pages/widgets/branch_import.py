@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine import Trace, UserError
-from engine.branches import Tree, add, judged
+from engine.branching.branches import Tree, add, judged
 from pages.widgets import branch_state as grown
 from pages.widgets import state
 from pages.widgets.branch_state import Key, View

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine import Request, Result, Trace, UserError
-from engine.branches import (
+from engine.branching.branches import (
     ORIGIN,
     Branch,
     Place,

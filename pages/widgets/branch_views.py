@@ -9,9 +9,9 @@ import orjson
 import streamlit as st
 
 from engine import Result, Trace
-from engine.align import Row, align
-from engine.branches import ORIGIN, Place, Tree, branch_at, places, trace_at
-from engine.branchfile import dumps, group_of
+from engine.branching.align import Row, align
+from engine.branching.branches import ORIGIN, Place, Tree, branch_at, places, trace_at
+from engine.branching.branchfile import dumps, group_of
 from engine.records import rollout_records
 from engine.render.branching import aligned_data, alignment_summary, place_name, tree_data
 from engine.render.text import escape_markdown

@@ -8,10 +8,10 @@ import streamlit as st
 
 import engine
 from engine import Trace, UserError
-from engine.library import Library
+from engine.branching.tree import Tree
 from engine.readers import Dropped, recognise
 from engine.render.text import number
-from engine.tree import Tree
+from engine.shelves.library import Library
 from pages.widgets import branch_import, places, state
 from pages.widgets.notice import problem
 

@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from engine import UserError
-from engine.library import Library, Report
 from engine.render.text import one_line
+from engine.shelves.library import Library, Report
 from pages.widgets import state
 from pages.widgets.notice import hint, problem
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import streamlit as st
 
 from engine import UserError
-from engine.asking import ANSWER_FORMATS, Asked, Asking, SchemaTable, answer_file
-from engine.library import Library
 from engine.render.text import one_line
+from engine.shelves.asking import ANSWER_FORMATS, Asked, Asking, SchemaTable, answer_file
+from engine.shelves.library import Library
 from pages.widgets import state
 from pages.widgets.downloads import FORMATS
 from pages.widgets.notice import guarded, hint, problem

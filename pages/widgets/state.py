@@ -13,7 +13,7 @@ import streamlit as st
 import engine
 from engine import GalleryItem, Group, Request, Result, Text, Trace, UserError, Workspace
 from engine.jobs import Handle
-from engine.limits import Visitor
+from engine.limits.rates import Visitor
 from engine.plan import make_plan
 from pages.widgets.selection import Selection
 

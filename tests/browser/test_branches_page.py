@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from engine.branchfile import loads
+from engine.branching.branchfile import loads
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

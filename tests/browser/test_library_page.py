@@ -131,7 +131,7 @@ def test_a_result_comes_in_is_named_leaves_and_comes_back(visit, tmp_path: Path)
     bring(page, file.name, file.read_bytes())
     said(page, "Imported 1 result: The Second, renamed")
     with Workspace(tmp_path / "elsewhere", role="client") as elsewhere:
-        from engine.library import Library
+        from engine.shelves.library import Library
 
         report = Library(elsewhere).bring(file.name, file.read_bytes())
         assert report.added == ("The Second, renamed",)

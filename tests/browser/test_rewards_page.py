@@ -78,7 +78,7 @@ def test_a_click_moves_on_and_carries_over(visit: Callable[..., Page]) -> None:
     page.get_by_role("button", name="Did it break it?").click()
     page.get_by_role("heading", name="Which token broke the reasoning?").wait_for()
     page.locator(".ts-details dd", has_text=f"{position} of").wait_for()
-    page.get_by_role("radio", name="chance by the samples alone").wait_for()
+    page.get_by_role("radio", name="chance by the samples alone").first.wait_for()
 
 
 def test_p_weights_and_a_log(visit: Callable[..., Page], tmp_path: Path) -> None:

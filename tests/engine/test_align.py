@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.align import Row, _lcs, align
+from engine.branching.align import Row, _lcs, align
 from engine.trace import Trace, simple_turns
 
 PIECES = st.lists(st.sampled_from([b"a", b" b", b"", b"1", b"\xc3", b"\xa9", b"ab", b"\n"]))

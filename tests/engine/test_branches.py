@@ -10,7 +10,7 @@ import pytest
 
 import engine
 from engine import Request, Trace, UserError
-from engine.branches import (
+from engine.branching.branches import (
     ORIGIN,
     Branch,
     Place,
@@ -30,7 +30,7 @@ from engine.branches import (
     verdict_at,
     walk,
 )
-from engine.branchfile import MAX_BYTES, dumps, group_of, loads
+from engine.branching.branchfile import MAX_BYTES, dumps, group_of, loads
 from engine.tokenization import Tokenizer
 from engine.trace import Parent, Sampling, Span, Turn
 from engine.workspace import Workspace

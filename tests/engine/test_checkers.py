@@ -26,8 +26,8 @@ from engine.checkers import (
 )
 from engine.encode import encode_text
 from engine.errors import UserError
+from engine.limits.profile import Profile
 from engine.plan import make_plan
-from engine.profile import Profile
 from engine.records import write_rollouts
 from engine.registry import analyses
 from engine.result import Request
@@ -319,7 +319,7 @@ def test_only_ones_own_machine_runs_programs(
 
 def test_every_param_that_names_a_checker_is_held(tmp_path: Path) -> None:
     """No analysis can forget it: all that have such a field are refused, nested ones too."""
-    from engine.caps import check_code
+    from engine.limits.caps import check_code
     from engine.registry import Params
 
     seen = 0

@@ -16,10 +16,10 @@ from engine.critical.pairs import BASE, COLUMNS
 from engine.encode import encode_text, trace_from_ids
 from engine.errors import Cancelled, UserError
 from engine.execute import execute
-from engine.generation import Sampler
 from engine.plan import make_plan
 from engine.result import Request, Result
 from engine.running import run
+from engine.sampling.generation import Sampler
 from engine.subjects import Text, Trace
 from engine.workspace import Workspace
 from tests.engine.tiny import EOS, FAMILIES, VOCABULARY, tiny_folder, tiny_ids, tiny_model

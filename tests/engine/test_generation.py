@@ -17,7 +17,9 @@ from torch import Tensor
 
 from engine.catalogue import Profile, locate
 from engine.errors import UserError
-from engine.generation import (
+from engine.modelref import ModelRef
+from engine.models import LoadedModel, load
+from engine.sampling.generation import (
     Continuation,
     Sampler,
     from_table,
@@ -27,8 +29,6 @@ from engine.generation import (
     to_table,
     uniforms,
 )
-from engine.modelref import ModelRef
-from engine.models import LoadedModel, load
 from tests.engine.tiny import CONTEXT, EOS, FAMILIES, PAD, tiny_folder, tiny_ids
 
 PROMPT = tiny_ids(12)
@@ -172,7 +172,7 @@ def test_closing_leaves_the_model_usable() -> None:
 
 
 def test_a_slow_model_still_yields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.generation.CANCEL_SECONDS", 0.0)
+    monkeypatch.setattr("engine.sampling.generation.CANCEL_SECONDS", 0.0)
     batches = list(sample(loaded("llama"), PROMPT, Sampler(max_new_tokens=4, stop_ids=()), [0]))
     assert [len(batch) for batch in batches] == [0, 0, 0, 1]
 

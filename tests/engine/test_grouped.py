@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from engine import bootstrap
 from engine.encode import trace_from_ids
 from engine.errors import UserError
-from engine.grouping import deciles
 from engine.records import open_rollouts, write_rollouts
 from engine.result import Request, Result
 from engine.running import run
 from engine.subjects import Group, Rollouts, Text, Trace, simple_turns
-from engine.tokenclass import token_classes
+from engine.texts import bootstrap
+from engine.texts.grouping import deciles
+from engine.texts.tokenclass import token_classes
 from engine.tokenization import Tokenizer
 from engine.workspace import Workspace
 from tests.engine.tiny import BOS, EOS

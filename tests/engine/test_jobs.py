@@ -10,9 +10,9 @@ import pytest
 
 from engine.errors import Cancelled, UserError
 from engine.jobs import Handle, Job, Replaced, Steps
+from engine.limits.turns import Turns
 from engine.runner import Runner
 from engine.schema import Progress
-from engine.turns import Turns
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import pytest
 
 import engine
 from engine import UserError, Workspace, keys
-from engine.asking import EXAMPLES, answer_file
-from engine.library import Library
-from engine.profile import Profile
+from engine.limits.profile import Profile
 from engine.registry import analyses
+from engine.shelves.asking import EXAMPLES, answer_file
+from engine.shelves.library import Library
 from tests.engine.elsewhere import bundle, described, example, file_of, result_file
 
 HOSTILE = "<img src=x onerror=alert(1)> ![](http://evil.example/a) =1+1 \u202eabc"
@@ -177,7 +177,7 @@ def test_exports_that_cannot_be(library: Library, monkeypatch: pytest.MonkeyPatc
         library.export([key], "exe")
     with pytest.raises(UserError, match="not here any more"):
         library.export(["0" * 64])
-    monkeypatch.setattr("engine.travel.MAX_EXPORT", 0)
+    monkeypatch.setattr("engine.shelves.travel.MAX_EXPORT", 0)
     with pytest.raises(UserError, match="choose fewer"):
         library.export([key])
     monkeypatch.undo()
@@ -185,7 +185,7 @@ def test_exports_that_cannot_be(library: Library, monkeypatch: pytest.MonkeyPatc
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.travel.write_bundle", full)
+    monkeypatch.setattr("engine.shelves.travel.write_bundle", full)
     with pytest.raises(UserError, match="No space left"):
         library.export([key])
 

@@ -20,7 +20,7 @@ from engine.render.signals import signals_of, values_of
 from engine.result import Request, Result
 from engine.running import run
 from engine.subjects import Candidate, Group, Sampling, Text, Trace, simple_turns
-from engine.truncated import SLACK, Known, entropy_bounds
+from engine.texts.truncated import SLACK, Known, entropy_bounds
 from engine.workspace import Workspace
 from tests.engine.logs import chat, completion, entropy, entry, make_fake_openai, position
 

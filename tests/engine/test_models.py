@@ -19,10 +19,10 @@ from torch import Tensor, nn
 import engine.models
 from engine.catalogue import Profile, fingerprint, locate
 from engine.errors import UserError
-from engine.generation import Sampler, sample
 from engine.hidden import HIDDEN, HiddenStore
 from engine.modelref import ModelRef
 from engine.models import LoadedModel, ModelPool, load
+from engine.sampling.generation import Sampler, sample
 from tests.engine.tiny import BOS, CONTEXT, EOS, FAMILIES, tiny_folder, tiny_ids
 
 IDS = tiny_ids(30)

@@ -10,11 +10,15 @@ import pytest
 import torch
 from transformers import AttentionMaskInterface
 
-from engine import generation, prefixes, sharing, waves
 from engine.catalogue import Profile, locate
-from engine.draws import draw_rows
 from engine.errors import UserError
-from engine.generation import (
+from engine.loaded import LoadedModel
+from engine.modelref import ModelRef
+from engine.models import load
+from engine.plan import PlannedModel
+from engine.sampling import generation, prefixes, sharing, waves
+from engine.sampling.draws import draw_rows
+from engine.sampling.generation import (
     Continuation,
     Sampler,
     inverse,
@@ -23,10 +27,6 @@ from engine.generation import (
     uniforms,
     weights,
 )
-from engine.loaded import LoadedModel
-from engine.modelref import ModelRef
-from engine.models import load
-from engine.plan import PlannedModel
 from engine.workspace import Workspace
 from tests.engine.test_generation import loaded
 from tests.engine.tiny import CONTEXT, FAMILIES, PAD, tiny_folder, tiny_ids

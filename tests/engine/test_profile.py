@@ -15,13 +15,13 @@ import pytest
 from pydantic import BaseModel, Field
 
 from engine import registry
-from engine.caps import DRAWS, NEW_TOKENS
 from engine.context import Context
 from engine.encode import encode_text
 from engine.errors import UserError
-from engine.limits import Limiter, Visitor
+from engine.limits.caps import DRAWS, NEW_TOKENS
+from engine.limits.profile import SETTINGS, Profile
+from engine.limits.rates import Limiter, Visitor
 from engine.plan import make_plan
-from engine.profile import SETTINGS, Profile
 from engine.records import open_rollouts, write_rollouts
 from engine.registry import Params, analysis
 from engine.result import Request
@@ -308,7 +308,7 @@ def test_what_an_address_says(address: str | None, origin: str | None) -> None:
 
 
 def test_forgotten_buckets_are_the_full_ones() -> None:
-    from engine import limits
+    from engine.limits import rates as limits
 
     buckets = limits.Buckets(60)
     for n in range(limits._KEPT):

@@ -14,7 +14,7 @@ from engine.critical import pairs
 from engine.critical.pairs import BASE, COLUMNS, Side, reward, weight
 from engine.encode import encode_text, trace_from_ids
 from engine.errors import UserError
-from engine.profile import Profile
+from engine.limits.profile import Profile
 from engine.result import Request, Result
 from engine.running import run
 from engine.subjects import Message, Text, Trace

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import engine
-from engine.branches import ORIGIN, Tree, add, branch_of_trace, judged
-from engine.branchfile import dumps
+from engine.branching.branches import ORIGIN, Tree, add, branch_of_trace, judged
+from engine.branching.branchfile import dumps
 from engine.errors import UserError
 from engine.readers import recognise
 

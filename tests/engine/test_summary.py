@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.result import Request, Result
 from engine.running import run
 from engine.subjects import Group, Span, Text, Trace, simple_turns
-from engine.textstats import cascade_quantiles, parts_of, rolling_mean, top_share
+from engine.texts.textstats import cascade_quantiles, parts_of, rolling_mean, top_share
 from engine.tokenization import Tokenizer
 from engine.workspace import Workspace
 from tests.engine.tiny import BOS, EOS, tiny_folder, tiny_model

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.function_words import FUNCTION_WORDS, is_function_word
-from engine.tokenclass import CLASS_DOCS, CLASSES, classes_of, token_classes
+from engine.texts.function_words import FUNCTION_WORDS, is_function_word
+from engine.texts.tokenclass import CLASS_DOCS, CLASSES, classes_of, token_classes
 from engine.trace import Trace, simple_turns
 
 WORDS = {

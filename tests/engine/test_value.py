@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from engine import generation
 from engine.answers import answer_text, check
 from engine.critical.curve import clopper_pearson, difference
 from engine.critical.judging import Judging
@@ -17,9 +16,10 @@ from engine.critical.places import coarse_to_fine
 from engine.critical.value import value_request
 from engine.encode import encode_text
 from engine.errors import UserError
-from engine.generation import Sampler
 from engine.result import Result
 from engine.running import run
+from engine.sampling import generation
+from engine.sampling.generation import Sampler
 from engine.subjects import Group, Text, Trace
 from engine.workspace import Workspace
 from tests.engine.tiny import EOS, VOCABULARY

@@ -12,19 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import generation
 from engine.critical.curve import clopper_pearson
 from engine.critical.instead import replacements
 from engine.critical.passk import pass_at_k
 from engine.encode import encode_text, trace_from_ids
 from engine.errors import Cancelled, UserError
 from engine.execute import execute
-from engine.generation import Sampler
+from engine.limits.profile import Profile
 from engine.plan import make_plan
-from engine.profile import Profile
 from engine.records import write_trace
 from engine.result import Request, Result
 from engine.running import run
+from engine.sampling import generation
+from engine.sampling.generation import Sampler
 from engine.subjects import Text, Trace
 from engine.workspace import Workspace
 from tests.engine.markov import markov_folder

@@ -14,9 +14,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import engine
-from engine.align import align
-from engine.branches import ORIGIN, Branch, Place, Tree, judged, places
-from engine.branchfile import dumps, loads
+from engine.branching.align import align
+from engine.branching.branches import ORIGIN, Branch, Place, Tree, judged, places
+from engine.branching.branchfile import dumps, loads
 from engine.errors import Cancelled
 from engine.render import branching
 from engine.statistics import ALTERNATIVES

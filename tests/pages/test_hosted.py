@@ -15,8 +15,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import engine
-from engine.limits import Visitor
-from engine.profile import BUNDLED, Profile
+from engine.limits.profile import BUNDLED, Profile
+from engine.limits.rates import Visitor
 from engine.schema import Progress
 from engine.workspace import Workspace
 from tests.pages.navigation import ROOT

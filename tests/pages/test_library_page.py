@@ -14,8 +14,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import engine
-from engine.library import Library
-from engine.profile import Profile
+from engine.limits.profile import Profile
+from engine.shelves.library import Library
 from pages.widgets import importbox, sqlbox
 from tests.engine.elsewhere import bundle, result_file
 from tests.pages.navigation import ROOT, open_page

@@ -239,8 +239,8 @@ def test_a_form_for_every_analysis(app_home: Path) -> None:
 def test_a_result_of_a_model_that_is_not_here(app_home: Path, tmp_path: Path, capsys) -> None:
     """Computed on the machine with the weights, written as a file, looked at without them."""
     from engine.cli import main
-    from engine.library import Library
     from engine.records import write_rollouts
+    from engine.shelves.library import Library
     from tests.engine.tiny import tiny_model
 
     model = tmp_path / "far"

@@ -18,9 +18,9 @@ import torch
 
 from engine.catalogue import locate
 from engine.encode import trace_from_ids
+from engine.limits.profile import Profile
 from engine.loaded import LoadedModel
 from engine.modelref import ModelRef
-from engine.profile import Profile
 from engine.reward.scored import Scored, score
 from engine.reward.thr import ThrParams
 from engine.subjects import Group, Trace

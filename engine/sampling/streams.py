@@ -10,9 +10,9 @@ from cache import Store, StoreError
 from engine import keys
 
 if TYPE_CHECKING:
-    from engine.generation import Continuation, Sampler
     from engine.models import LoadedModel
     from engine.plan import PlannedModel
+    from engine.sampling.generation import Continuation, Sampler
 
 log = logging.getLogger("tokenscope")
 
@@ -33,7 +33,7 @@ def stream_name(model: PlannedModel, prefix: Sequence[int], sampler: Sampler) ->
 
 def stored_samples(store: Store, stream: str, count: int) -> dict[int, Continuation]:
     """Return those of a stream's first ``count`` samples that are stored, by number."""
-    from engine import generation
+    from engine.sampling import generation
 
     table = store.samples(stream)
     have = generation.from_table(table) if table is not None else {}
@@ -42,7 +42,7 @@ def stored_samples(store: Store, stream: str, count: int) -> dict[int, Continuat
 
 def keep_samples(store: Store, stream: str, fresh: Sequence[Continuation]) -> None:
     """Add samples to a stream; a folder that cannot be written stops nobody."""
-    from engine import generation
+    from engine.sampling import generation
 
     if not fresh:
         return
@@ -79,7 +79,7 @@ def samples_after(
         How many of the wanted continuations are at hand, stored ones included, and the prefixes
         completed since the last yield with all their continuations in the order of their numbers.
     """
-    from engine import generation
+    from engine.sampling import generation
 
     streams = {n: stream_name(model, ids[:n], sampler) for n in wanted}
     have = {n: stored_samples(store, streams[n], count) for n, count in wanted.items()}

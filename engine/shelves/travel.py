@@ -12,8 +12,8 @@ from cache import Entry, Store, StoreError
 from cache.importing import IMPORT_LIMITS, Incoming, read_incoming, write_bundle
 from engine.errors import UserError
 from engine.export import FORMATS, export_table
-from engine.incoming import accepted, problem
-from engine.rows import about
+from engine.shelves.incoming import accepted, problem
+from engine.shelves.rows import about
 from engine.workspace import Workspace
 
 RESULT_FILES = "results"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cache import Entry, StoreError
-from engine import travel
-from engine.asking import Asked, Asking, SchemaTable
 from engine.errors import UserError
-from engine.rows import Row, about, row_of
-from engine.travel import MAX_TITLE, RESULT_FILES, Export, Report
+from engine.shelves import travel
+from engine.shelves.asking import Asked, Asking, SchemaTable
+from engine.shelves.rows import Row, about, row_of
+from engine.shelves.travel import MAX_TITLE, RESULT_FILES, Export, Report
 from engine.workspace import Workspace
 
 __all__ = [
@@ -174,7 +174,7 @@ class Library:
     # -- taking away and bringing in ---------------------------------------------------------
 
     def export(self, keys: Sequence[str], fmt: str = RESULT_FILES) -> Export:
-        """One ZIP with many results; see ``engine.travel.export``."""
+        """One ZIP with many results; see ``engine.shelves.travel.export``."""
         return travel.export(self._workspace, [self._entry(k) for k in dict.fromkeys(keys)], fmt)
 
     def bring(self, name: str, data: bytes) -> Report:

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from engine import generation
-from engine.decoding import refuse_state
-from engine.draws import draw_rows
 from engine.errors import UserError
-from engine.generation import Continuation, Sampler, uniforms
 from engine.loaded import LoadedModel
-from engine.prefixes import Shared, fitting_rows, sharing_twin
-from engine.sharing import Suffixes
+from engine.sampling import generation
+from engine.sampling.decoding import refuse_state
+from engine.sampling.draws import draw_rows
+from engine.sampling.generation import Continuation, Sampler, uniforms
+from engine.sampling.prefixes import Shared, fitting_rows, sharing_twin
+from engine.sampling.sharing import Suffixes
 
 WAVE = 4
 """Waiting rows begin when one in so many places is free, together: the Python work of a layer is
@@ -196,7 +196,7 @@ def continue_prefixes(
     sampler: Sampler,
     rows: int | None = None,
 ) -> Iterator[Found]:
-    """Yield samples of prefixes as they finish; see :func:`engine.generation.sample_after`."""
+    """Yield samples of prefixes as they finish; see ``generation.sample_after``."""
     ids = model.check(ids)
     groups = {int(n): list(dict.fromkeys(numbers)) for n, numbers in wanted.items()}
     for n in groups:

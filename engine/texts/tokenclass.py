@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from engine.function_words import is_function_word
+from engine.texts.function_words import is_function_word
 from engine.trace import Trace
 
 TokenClass = Literal[

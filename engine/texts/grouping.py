@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from engine.subjects import Role, Segment, Trace
-from engine.tokenclass import CLASS_DOCS, CLASSES, token_classes
+from engine.texts.tokenclass import CLASS_DOCS, CLASSES, token_classes
 from engine.tokenization import show
 
 By = Literal["token", "class", "frequency_decile", "position", "position_decile", "role", "segment"]

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cache import Stored
 from engine import hub, keys
 from engine.errors import UserError
+from engine.limits.profile import BUNDLED
 from engine.modelref import ModelRef, shown
-from engine.profile import BUNDLED
 from engine.registry import Analysis, analyses
 from engine.schema import NOTES
 from engine.subjects import Trace

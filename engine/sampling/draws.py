@@ -1,9 +1,9 @@
 """Turn predictions of many rows into drawn ids, in about one pass over each row.
 
-The result is that of :func:`engine.generation.inverse` up to rounding: exponentials are taken in
-float32 and added up in blocks, blocks in float64, and only the block that a draw falls into is
-looked at id by id. A draw within about 1e-7 of a border between two ids may fall on its other
-side.
+The result is that of :func:`engine.sampling.generation.inverse` up to rounding: exponentials are
+taken in float32 and added up in blocks, blocks in float64, and only the block that a draw falls
+into is looked at id by id. A draw within about 1e-7 of a border between two ids may fall on its
+other side.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from engine.generation import Sampler
+    from engine.sampling.generation import Sampler
 
 CHUNK_BYTES = 2**20
 """Predictions handled at a time; a chunk should stay in the processor's cache."""
@@ -51,7 +51,7 @@ def draw_rows(logits: Tensor, sampler: Sampler, draws: npt.NDArray[np.float64]) 
 
 
 def _draw(logits: Tensor, sampler: Sampler, draws: Tensor) -> tuple[Tensor, Tensor]:
-    from engine.generation import inverse, weights
+    from engine.sampling.generation import inverse, weights
 
     if sampler.filters and sampler.temperature:
         plain = torch.log_softmax(logits.double(), dim=-1)

@@ -13,8 +13,8 @@ import orjson
 from cache import Entry, StoreError
 from cache.results import read_table
 from engine.gallery import gallery
-from engine.incoming import problem
 from engine.pieces import show
+from engine.shelves.incoming import problem
 from engine.subjectstore import TABLE as SUBJECT
 
 Origin = Literal["computed", "imported", "example"]

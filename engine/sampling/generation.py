@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.decoding import Rows
     from engine.models import LoadedModel
+    from engine.sampling.decoding import Rows
 
 CANCEL_SECONDS = 0.2
 """An empty list is yielded when nothing finished for so long, so that a job can be cancelled."""
@@ -125,7 +125,7 @@ def sample(
         return
     if not wanted:
         return
-    from engine.decoding import Prefilled
+    from engine.sampling.decoding import Prefilled
 
     prefilled = Prefilled(model, ids)
     if sampler.temperature == 0:
@@ -151,11 +151,11 @@ def sample_after(
     """Yield samples of several prefixes of one sequence as they finish.
 
     The sequence is read once and all prefixes share its keys and values, see
-    :mod:`engine.prefixes`. A sample is that of :func:`sample` with the same prefix and number:
-    the same draws, so on the CPU the same ids, unless a draw falls so close to the border between
-    two ids that rounding decides: in float32 rarer than one token in ten thousand (none in 23,000
-    of the bundled model), in half precision more often. Models that cannot share are continued
-    prefix by prefix.
+    :mod:`engine.sampling.prefixes`. A sample is that of :func:`sample` with the same prefix and
+    number: the same draws, so on the CPU the same ids, unless a draw falls so close to the
+    border between two ids that rounding decides: in float32 rarer than one token in ten
+    thousand (none in 23,000 of the bundled model), in half precision more often. Models that
+    cannot share are continued prefix by prefix.
 
     Args:
         model: The model.
@@ -172,7 +172,7 @@ def sample_after(
         UserError: The sequence does not fit the model, a prefix is not in it, or the model cannot
             continue texts here.
     """
-    from engine.waves import continue_prefixes
+    from engine.sampling.waves import continue_prefixes
 
     yield from continue_prefixes(model, ids, wanted, sampler, rows)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from engine.align import common_prefix
+from engine.branching.align import common_prefix
 from engine.encode import with_spans
 from engine.errors import UserError
 from engine.result import Request

@@ -19,8 +19,8 @@ from engine.export import defuse, export_table
 from engine.keys import digest
 from engine.registry import analyses
 from engine.result import Result
-from engine.rows import Row
 from engine.schema import NOTES, PER_TOKEN, Column
+from engine.shelves.rows import Row
 from engine.version import __version__
 
 RESULTS = "results"

@@ -18,7 +18,7 @@ from pydantic.config import JsonDict
 
 from engine.checkers import check_allowed
 from engine.errors import UserError
-from engine.profile import Profile
+from engine.limits.profile import Profile
 from engine.records import iter_groups
 from engine.subjects import Corpus, Group, Rollouts, Subject, Text, TokenizerRef, Trace
 

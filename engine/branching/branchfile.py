@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from engine.branches import Tree, branch_at
+from engine.branching.branches import Tree, branch_at
 from engine.errors import UserError
 from engine.subjects import Group
 

@@ -16,14 +16,9 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from engine.align import common_prefix
-from engine.encode import with_spans
-from engine.errors import UserError
-from engine.forking import continuation, forced_logprob, fork
-from engine.generate import group_from_samples
-from engine.result import Result
-from engine.trace import Parent, Sampling, Trace
-from engine.tree import (
+from engine.branching.align import common_prefix
+from engine.branching.forking import continuation, forced_logprob, fork
+from engine.branching.tree import (
     ORIGIN,
     ROOT,
     Branch,
@@ -39,6 +34,11 @@ from engine.tree import (
     verdict_at,
     walk,
 )
+from engine.encode import with_spans
+from engine.errors import UserError
+from engine.generate import group_from_samples
+from engine.result import Result
+from engine.trace import Parent, Sampling, Trace
 
 __all__ = [
     "ORIGIN",

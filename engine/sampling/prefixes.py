@@ -1,7 +1,7 @@
 """A sequence read once, all of whose prefixes can then be continued side by side.
 
 One pass gives keys and values that serve every prefix, because attention is causal.
-:mod:`engine.waves` says which rows are decoded when.
+:mod:`engine.sampling.waves` says which rows are decoded when.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from engine.decoding import CACHE_BYTES, ROW_STEP
 from engine.loaded import LoadedModel
-from engine.sharing import SHARING, SHRINK, Step, Suffixes
+from engine.sampling.decoding import CACHE_BYTES, ROW_STEP
+from engine.sampling.sharing import SHARING, SHRINK, Step, Suffixes
 from engine.twin import make_twin
 
 MOST_ROWS = 512

@@ -1,0 +1,1 @@
+"""What if it had said something else: forks, trees of branches, their files, alignment."""

@@ -1,0 +1,1 @@
+"""Continuations: streams of samples, of one prefix and of many that share keys and values."""

@@ -1,0 +1,1 @@
+"""Tokens in numbers: classes, groups, intervals, bounds from truncated logs."""
