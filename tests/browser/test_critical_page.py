@@ -12,6 +12,7 @@ import pytest
 
 import engine
 from tests.browser.test_first_minute import settled
+from tests.browser.themes import THEMES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -48,7 +49,7 @@ def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
     assert not trouble, trouble
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("scheme", "width"), THEMES)
 def test_what_a_visitor_sees(
     visit: Callable[..., Page], tmp_path: Path, scheme: str, width: int
 ) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import engine
+from tests.browser.themes import THEMES
 from tests.pages.hostile import HOSTILE
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def answered(page: Page) -> None:
     settled(page)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("scheme", "width"), THEMES)
 def test_guess_curve_branch_chips_and_link(
     visit: Callable[..., Page], server: str, tmp_path: Path, scheme: str, width: int
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from engine.workspace import Workspace
+from tests.browser.themes import THEMES
 from tests.engine.elsewhere import bundle, result_file
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def bring(page: Page, name: str, data: bytes) -> None:
     button(page, "library-import-go").click()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("scheme", "width"), THEMES)
 def test_first_visit(visit, tmp_path: Path, scheme: str, width: int):
     page = visit(scheme=scheme, width=width)
     assert page.locator("h1").inner_text() == "What has been computed?"

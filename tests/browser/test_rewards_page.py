@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.browser.test_first_minute import settled
+from tests.browser.themes import THEMES
 from tests.pages.test_rewards_page import log_of
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
     assert not trouble, trouble
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("scheme", "width"), THEMES)
 def test_what_a_visitor_sees(
     visit: Callable[..., Page], tmp_path: Path, scheme: str, width: int
 ) -> None:

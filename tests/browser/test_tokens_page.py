@@ -13,6 +13,7 @@ import pytest
 
 import engine
 from pages.widgets.places import PLACES
+from tests.browser.themes import THEMES
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -83,7 +84,7 @@ def position_is(page: Page, position: int) -> None:
     page.locator(".ts-details dd", has_text=f"{position} of").wait_for()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize(("scheme", "width"), THEMES)
 def test_first_picture(visit, tmp_path: Path, scheme: str, width: int):
     page = visit(scheme=scheme, width=width)
     assert page.locator("h1").inner_text() == "What did the model think of every token?"
