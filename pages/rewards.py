@@ -56,7 +56,9 @@ def _results(group: Group, model: str) -> list[Result]:
     if all(trace.has_ids for trace in traces):
         thr = _thr(group, model)
         if thr is not None:
-            found += [thr, *_reweighted(group, model)]
+            # Sliders are not part of the first picture.
+            chosen = _reweighted(group, model) if state.recall("drawn") else []
+            found += [thr, *chosen]
         stats = _answer("rewards.statistics", Request("statistics", group, {"model": model}))
         if stats is not None:
             found.append(stats)
@@ -188,15 +190,17 @@ def _linked(view: View, thr: Result | None) -> None:
         data = rewardviews.drawn(view, name, numbers, facts)
         event, drawn = group_view(data, key="rewards-group")
     at = _selected(view, thr, event)
-    # What is beside and below the first picture does not delay it.
-    below = drawn or state.recall("drawn")
+    # What is beside, above and below the first picture does not delay it.
+    below = bool(state.recall("drawn"))
+    if drawn and not below:
+        state.remember("drawn", True)
+        st.rerun()
     model = state.chosen_model()
     with right, st.container(key="details-box"):
         _details(view, *at)
         if below:
             rewardtabs.effects(view, *at, model)
     if below:
-        state.remember("drawn", True)
         rewardtabs.below(view, thr, model)
         if thr is not None:
             first = next(iter(view.signals))
@@ -258,7 +262,7 @@ def _details(view: View, rollout: int, position: int) -> None:
     piece = plain(trace.pieces[position], special=position in trace.special)
     st.subheader(f"Answer {rollout + 1}, position {position:,}", anchor=False)
     with st.container(key="reward-token"):
-        st.code(piece, language=None)
+        st.text(piece)
     with st.container(key="reward-facts"):
         rows = rewardviews.facts_of(view, rollout, position)
         st.text("\n".join(f"{label}   {value}" for label, value, _ in rows))
