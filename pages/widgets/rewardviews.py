@@ -224,6 +224,8 @@ def sentence(thr: Result | None, group: Group) -> str:
         f"{row['correct']} of {row['rewarded']} answers are right. A tenth of the "
         f"{row['tokens']:,} trained tokens holds {100 * (row['top_tenth'] or 0):.0f} % of all |THR|"
     )
+    if row["tau"] <= 0:
+        said += f" (τ = {number(row['tau'])} is not above 0: by the rule every token is dominant)"
     best = strongest(thr)
     if best is None:
         return f"{said}."
