@@ -88,6 +88,11 @@ class Analysis:
         from pydantic import ValidationError
 
         given = params.model_dump() if isinstance(params, BaseModel) else dict(params or {})
+        for name, value in given.items():
+            if _half_character(value):
+                raise UserError(
+                    f"{self.name}: {name} holds half of a character (a lone surrogate): remove it."
+                )
         try:
             return self.params.model_validate(given)
         except ValidationError as error:
@@ -100,6 +105,15 @@ class Analysis:
                 ) from None
             reason = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{self.name}: {name}: {reason}.") from None
+
+
+def _half_character(value: Any) -> bool:
+    """Whether a setting holds a lone surrogate, which no file and no key can carry."""
+    if isinstance(value, str):
+        return any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, Mapping):
+        return any(map(_half_character, value.values()))
+    return isinstance(value, list | tuple) and any(map(_half_character, value))
 
 
 _registry: dict[str, Analysis] = {}

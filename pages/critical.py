@@ -14,11 +14,12 @@ from engine.render.details import details
 from engine.render.signals import Signal
 from engine.render.strip import plain_payload
 from engine.render.text import escape_markdown
-from pages.widgets import address, criticalforms, criticaltabs, criticalviews, places, state
+from pages.widgets import criticalforms, criticaltabs, criticalviews, places, state
 from pages.widgets.about import about
 from pages.widgets.criticalforms import Asked
 from pages.widgets.criticalviews import CHANNEL, Drawn
 from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.pills import choose_signal
 from pages.widgets.selection import next_selection
 from pages.widgets.strip import bus, token_details, token_strip
 from pages.widgets.views import curve
@@ -191,23 +192,9 @@ def _linked(
 
 def _signal(view: Drawn) -> str:
     """Which value colours the strip."""
-    titles = {name: signal.title for name, signal in view.signals.items()}
-    first = next(iter(titles))
-    address.take("critical-signal", titles, first, param="score")
-    with st.container(key="controls", horizontal=True, vertical_alignment="center"):
-        name = st.pills(
-            "Colour",
-            list(titles),
-            key="critical-signal",
-            required=True,
-            format_func=titles.__getitem__,
-            label_visibility="collapsed",
-            persist_state="session",
-            wrap=True,
-        )
-    address.put("critical-signal", name or first, first, param="score")
-    hint(view.signals[name or first].doc, key="signal")
-    return name or first
+    name = choose_signal(view.signals, key="critical-signal", param="score")
+    hint(view.signals[name].doc, key="signal")
+    return name
 
 
 def _details(view: Drawn, stats: Result, measured: Result | None, span: tuple[int, int]) -> None:

@@ -10,10 +10,11 @@ import engine
 from engine import Group, Request, Result, UserError
 from engine.errors import Cancelled
 from engine.render.text import plain
-from pages.widgets import address, places, rewardsource, rewardtabs, rewardviews, state
+from pages.widgets import places, rewardsource, rewardtabs, rewardviews, state
 from pages.widgets.about import about
 from pages.widgets.groupview import group_view
 from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.pills import choose_signal
 from pages.widgets.rewardviews import CHANNEL, View
 from pages.widgets.strip import bus
 from pages.widgets.waiting import waiting
@@ -209,24 +210,9 @@ def _linked(view: View, thr: Result | None) -> None:
 
 
 def _controls(view: View) -> tuple[str, str]:
-    titles = {name: signal.title for name, signal in view.signals.items()}
-    first = next(iter(titles))
-    address.take("rewards-signal", titles, first, param="value")
-    with st.container(key="controls", horizontal=True, vertical_alignment="center"):
-        name = st.pills(
-            "Colour",
-            list(titles),
-            key="rewards-signal",
-            required=True,
-            format_func=titles.__getitem__,
-            label_visibility="collapsed",
-            persist_state="session",
-            wrap=True,
-        )
-    address.put("rewards-signal", name or first, first, param="value")
-    signal = view.signals[name or first]
+    name = choose_signal(view.signals, key="rewards-signal", param="value")
     with st.container(key="rewards-row", horizontal=True, vertical_alignment="center"):
-        hint(signal.doc, key="signal")
+        hint(view.signals[name].doc, key="signal")
         order = st.selectbox(
             "Order",
             list(rewardviews.ORDERS),
@@ -235,7 +221,7 @@ def _controls(view: View) -> tuple[str, str]:
             width=220,
             persist_state="session",
         )
-    return name or first, order
+    return name, order
 
 
 def _selected(view: View, thr: Result | None, event: Any) -> tuple[int, int]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from engine import catalogue
+from engine.checkers import expected_of
 from engine.context import Context
 from engine.critical.curve import clopper_pearson
 from engine.critical.judging import Judging, end_of
@@ -198,7 +199,9 @@ def _traces(ctx: Context) -> Iterator[tuple[str | None, int, Trace, str | None]]
     number = 0
     for group in groups:
         for trace in group.rollouts:
-            yield group.prompt_id, number, trace, answer or group.expected
+            # A program is only what was typed, never what a file expects.
+            expected = expected_of(ctx.params.checker, answer, group.expected)
+            yield group.prompt_id, number, trace, expected
             number += 1
 
 

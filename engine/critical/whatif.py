@@ -179,6 +179,8 @@ class _Work:
 
 
 def _check_position(trace: Trace, position: int, end: int) -> None:
+    if trace.response_start >= len(trace):
+        raise UserError("There is no response in which another token could stand: give one.")
     if position >= len(trace):
         raise UserError(
             f"Position {position} is outside the text of {len(trace):,} tokens: choose a response "

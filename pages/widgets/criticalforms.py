@@ -149,6 +149,13 @@ def controls(trace: Trace) -> Asked:
         with st.popover("More"):
             more = _more(where, pair)
     checker = more.pop("checker")
+    if checker == "python":
+        # What the field above holds may have come with a file; a program is only ever typed.
+        answer = st.text_input(
+            "Expression over response",
+            key="critical-python",
+            placeholder='"42" in response and len(response) < 300',
+        )
     settings = _pair_settings(pair, answer.strip(), more.pop("beta"), more.pop("leave_out", True))
     chosen = {
         "where": (where, "every"),

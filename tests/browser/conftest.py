@@ -9,16 +9,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.pages.navigation import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 FLAGS = [
     "--headless",
@@ -96,3 +96,30 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def watched(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages of the app; afterwards nothing may have complained or asked another server."""
+    contexts: list[Any] = []
+    trouble: list[str] = []
+
+    def open_page(path: str, *, scheme: str = "light", width: int = 1280) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": 1300}, color_scheme=scheme, accept_downloads=True
+        )
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda e: trouble.append(str(e)))
+        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
+        ours = (server, server.replace("http", "ws"), "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(ours) else trouble.append(r.url))
+        page.goto(server + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not trouble, trouble

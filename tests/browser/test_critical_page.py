@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,38 +15,22 @@ from tests.browser.test_first_minute import settled
 from tests.browser.themes import THEMES
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 CULPRIT = next(item for item in engine.gallery() if item.name == "start").culprit
 
 
 @pytest.fixture
-def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the page; afterwards nothing may have complained or asked another server."""
-    contexts: list[Any] = []
-    trouble: list[str] = []
+def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the page and wait for its first picture."""
 
-    def open_page(query: str = "", *, scheme: str = "light", width: int = 1280) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 1300}, color_scheme=scheme, accept_downloads=True
-        )
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        ours = (server, server.replace("http", "ws"), "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(ours) else trouble.append(r.url))
-        page.goto(f"{server}/critical{query}")
+    def open_page(query: str = "", **how: Any) -> Page:
+        page = watched(f"/critical{query}", **how)
         page.locator(".t.selected").first.wait_for()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 @pytest.mark.parametrize(("scheme", "width"), THEMES)

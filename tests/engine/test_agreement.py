@@ -167,6 +167,15 @@ def test_bad_input_is_a_sentence(
     assert "nothing to compare" in " ".join(result.notes["reason"].to_pylist())
 
 
+def test_a_program_never_comes_from_a_file(
+    workspace: Workspace, seven: str, told: list[Trace]
+) -> None:
+    group = Group(rollouts=(told[0],), expected="len(response) > 1")
+    request = Request("critical.agreement", group, seven, {**ASKED, "checker": "python"})
+    with pytest.raises(UserError, match="only what was typed as answer"):
+        run(request, workspace=workspace)
+
+
 def _traces(result: Result) -> list[dict]:
     table: pa.Table = result.table("traces")
     return table.to_pylist()

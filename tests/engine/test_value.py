@@ -293,6 +293,8 @@ def test_a_group_gives_a_curve_for_each_rollout(
         ("7", {"n": 0}, "n: Input should be greater than or equal to 1"),
         ("7", {"checker": "gut feeling"}, "no answer checker 'gut feeling'; use one of answer"),
         ("7", {"samples": 3}, "has no parameter 'samples'"),
+        ("\ud800", {}, "answer holds half of a character"),
+        ("7", {"second_answer": "a\udfffb"}, "second_answer holds half of a character"),
     ],
 )
 def test_bad_input_is_a_sentence(

@@ -353,6 +353,11 @@ def test_bad_input_is_a_sentence(
         ask(workspace, trace, chain, at=at, **{"n": 2, "alternatives": 1, **params})
 
 
+def test_without_a_response_there_is_nothing_to_replace(workspace: Workspace, chain: str) -> None:
+    with pytest.raises(UserError, match="There is no response in which another token could stand"):
+        ask(workspace, trace_of(workspace, chain, ""), chain)
+
+
 def test_the_hosted_profile_limits_the_samples(tmp_path: Path, chain: str) -> None:
     """As in ``critical.value``: of each prefix; the time limit holds for all of them together."""
     with Workspace(tmp_path / "home", profile=Profile(name="hosted", max_samples=32)) as hosted:

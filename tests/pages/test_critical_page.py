@@ -161,6 +161,17 @@ def test_a_checker_that_cannot_read_what_is_right(app: AppTest) -> None:
     assert "pattern" in said(app)
 
 
+def test_a_program_is_typed_never_brought(app: AppTest) -> None:
+    """What the answer field holds may come from a file: as a program it is not taken."""
+    app.selectbox(key="critical-checker").set_value("python").run()
+    field = next(t for t in app.text_input if t.label == "Expression over response")
+    assert not field.value
+    assert "Give the right answer above" in said(healthy(app))
+    assert "Measure" not in [b.label for b in app.button]
+    field.set_value("'80' in response").run()
+    assert "Measure" in [b.label for b in healthy(app).button]
+
+
 def test_a_text_that_has_no_ids_or_no_response(app: AppTest) -> None:
     from tests.pages.test_summary_page import logged
 
