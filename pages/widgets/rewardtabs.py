@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import plotly.graph_objects as go
 import pyarrow as pa
 import streamlit as st
 
 import engine
 from engine import Request, Result, UserError
 from engine.errors import Cancelled
-from engine.render import palette
 from pages.widgets import state
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint, problem
 from pages.widgets.paramform import param_form
+from pages.widgets.rewardpictures import heatmap, scatter
 from pages.widgets.rewardviews import View, strongest
 from pages.widgets.waiting import waiting
 
@@ -155,29 +154,9 @@ def _step(view: View, thr: Result | None, models: dict[str, str]) -> None:
         _table(found, "agreement")
         _table(found, "step")
     with right:
-        _scatter(found)
+        scatter(found)
     downloads(found, "tokens", "Step, by token", key="step-tokens")
     downloads(found, "responses", "Step, by answer", key="step-responses")
-
-
-def _scatter(found: Result) -> None:
-    """Predicted against measured, one dot per answer."""
-    rows = found.table("responses").to_pylist()
-    theme = _theme()
-    figure = go.Figure()
-    for name, label, color in (
-        ("predicted_influence", "influence", palette.ACCENT[theme]),
-        ("predicted_thr", "THR", palette.MUTED[theme]),
-    ):
-        pairs = [(r[name], r["measured"], r["rollout"]) for r in rows if r[name] is not None]
-        if pairs:
-            x, y, n = zip(*pairs, strict=True)
-            figure.add_scatter(
-                x=x, y=y, mode="markers", name=label, marker={"color": color, "size": 7},
-                text=[f"answer {k + 1}" for k in n], hoverinfo="text+x+y",
-            )  # fmt: skip
-    _plain(figure, "predicted change, nats", "measured change, nats")
-    st.plotly_chart(figure, key="step-scatter", config={"displayModeBar": False})
 
 
 def _rule(view: View, model: str) -> None:
@@ -223,31 +202,10 @@ def _agreement(view: View, models: dict[str, str]) -> None:
         cells = {(r["signal"], r["other"]): r[column] for r in rows}
         with place:
             st.caption(title)
-            _heatmap(names, cells, signed, key=f"matrix-{column}")
+            heatmap(names, cells, signed, key=f"matrix-{column}")
     counts = {r["tokens"] for r in found.table("signals").to_pylist()}
     st.text(f"Over at most {max(counts, default=0):,} response tokens; empty where undefined.")
     downloads(found, "matrix", "Matrix", key="matrix")
-
-
-def _heatmap(
-    names: list[str], cells: dict[tuple[str, str], float | None], signed: bool, *, key: str
-) -> None:
-    theme = _theme()
-    colors = palette.diverging(theme) if signed else palette.sequential(theme)
-    scale = [[i / (len(colors) - 1), c] for i, c in enumerate(colors)]
-    values = [[cells.get((a, b)) for b in names] for a in names]
-    figure = go.Figure(
-        go.Heatmap(
-            z=values, x=names, y=names, zmin=-1 if signed else 0, zmax=1, colorscale=scale,
-            text=[["" if v is None else f"{v:.2f}" for v in line] for line in values],
-            texttemplate="%{text}", hoverinfo="x+y+z", xgap=2, ygap=2,
-            colorbar={"thickness": 8, "len": 0.6, "outlinewidth": 0},
-        )
-    )  # fmt: skip
-    _plain(figure, "", "")
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(height=110 + 34 * len(names))
-    st.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
 def _more() -> None:
@@ -335,28 +293,4 @@ def _table(result: Result, name: str) -> None:
         height=min(37 + 28 * max(table.num_rows, 1), 330),
         placeholder="–",
         column_config=config,
-    )
-
-
-def _theme() -> palette.Theme:
-    return "dark" if getattr(st.context.theme, "type", "light") == "dark" else "light"
-
-
-def _plain(figure: go.Figure, x: str, y: str) -> None:
-    """Thin axes, no grid, the page's own colours."""
-    theme = _theme()
-    axis = {
-        "gridcolor": palette.LINE[theme], "zerolinecolor": palette.LINE[theme],
-        "linecolor": palette.LINE[theme], "tickfont": {"color": palette.MUTED[theme]},
-        "showgrid": False,
-    }  # fmt: skip
-    figure.update_layout(
-        margin={"l": 10, "r": 10, "t": 10, "b": 10},
-        height=280,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": palette.TEXT[theme], "size": 12},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
-        xaxis={**axis, "title": {"text": x}},
-        yaxis={**axis, "title": {"text": y}},
     )
