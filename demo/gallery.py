@@ -4,7 +4,8 @@
 (``engine.gallery`` says what is in them). Pages open on these without torch; run it again after
 retraining, or when an analysis's version changes. Everything is chosen by rules, so another model
 gives another gallery; if nothing fits, it says what to raise. ``--home FOLDER`` keeps the work
-between runs.
+between runs; ``--explain`` leaves the texts as they are and makes only what the Attribution and
+Flow pages open on anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -22,6 +24,7 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
+from demo import causes, explained
 from demo.blame import whatif_request
 from demo.curiosities import CURIOSITIES
 from demo.examples import MODELS, choose, groups
@@ -41,7 +44,7 @@ from engine import (
 )
 from engine.answers import check, response_text
 from engine.critical.value import value_request
-from engine.gallery import Culprit
+from engine.gallery import Culprit, gallery
 from engine.workspace import GALLERY, Workspace
 
 LONG = 1_500
@@ -49,6 +52,9 @@ LONG = 1_500
 
 WRONG = 24
 """Wrong answers, taken as they come, over which the scores are compared."""
+
+CAUSES = 24
+"""Right answers, taken as they come, whose true causes are known."""
 
 WRONG_LEVEL = 3
 """Steps of their stories."""
@@ -64,7 +70,12 @@ def main() -> None:
     """Make the gallery anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--home", type=Path, help="folder that keeps the work between runs")
-    given = parser.parse_args().home
+    parser.add_argument("--explain", action="store_true", help="only attribution and flow")
+    parsed = parser.parse_args()
+    given = parsed.home
+    if parsed.explain:
+        _explain(given)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "gallery"
         # What the gallery holds now may be of older code.
@@ -73,10 +84,41 @@ def main() -> None:
             _write(items, made, workspace)
             for model in MODELS:
                 _compare(model, made, workspace)
+                _causes(model, made, workspace)
         shutil.rmtree(GALLERY, ignore_errors=True)
         shutil.copytree(made, GALLERY)
     size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
     _tell(f"{len(items)} items, {size / 1024:.0f} KiB, {time.process_time():.0f} CPU seconds")
+
+
+def _explain(home: Path | None) -> None:
+    """Attribution and flow of the texts as they are; results of older code are taken away."""
+    for file in (GALLERY / "results").rglob("*.zip"):
+        with zipfile.ZipFile(file) as result:
+            analysis = orjson.loads(result.read("meta.json"))["meta"]["analysis"]
+        if analysis.split(".")[0] in explained.FAMILIES:
+            file.unlink()
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Workspace(home or temporary, role="client", gallery=False) as workspace,
+    ):
+        for item in gallery():
+            asked = explained.requests(item.name, item.trace, item.model, item.expected)
+            for result in run(*asked, workspace=workspace):
+                pack(workspace, result.key, GALLERY / "results")
+            _tell(f"{item.name}: explained")
+        for model in MODELS:
+            _causes(model, GALLERY, workspace)
+
+
+def _causes(model: str, folder: Path, workspace: Workspace) -> None:
+    """Right answers as they come, with their true causes: which method finds them, what cuts do."""
+    file = folder / f"causes-{model}.jsonl"
+    subject = causes.rollouts(model, CAUSES, file, workspace)
+    requests = [Request(name, subject, model) for name in explained.OVER_CAUSES]
+    for result in run(*requests, workspace=workspace):
+        pack(workspace, result.key, folder / "results")
+    _tell(f"{model}: true causes of {CAUSES} right answers")
 
 
 def _items(workspace: Workspace) -> list[dict[str, Any]]:
@@ -161,6 +203,7 @@ def _write(items: list[dict[str, Any]], folder: Path, workspace: Workspace) -> N
             requests.append(whatif_request(trace, model, item["expected"], culprit.position))
         if group is not None:
             requests += _rewards(group, model, workspace)
+        requests += explained.requests(item["name"], trace, model, item.get("expected"))
         for result in run(*requests, workspace=workspace):
             pack(workspace, result.key, folder / "results")
         rollouts = (trace,) if group is None else group.rollouts

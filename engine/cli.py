@@ -106,7 +106,9 @@ def _build() -> argparse.ArgumentParser:
     compute.add_argument("--response")
     compute.add_argument("--trace", help="a trace file")
     compute.add_argument("--rollouts", help="a rollouts file, or a log of a trainer")
-    compute.add_argument("--tokenizer", help="a tokenizer.json, or a folder with one")
+    compute.add_argument(
+        "--tokenizer", help="a tokenizer's file or folder, or installed:NAME; see --prompt"
+    )
     compute.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a param by name"
     )
@@ -219,9 +221,13 @@ def _do_run(options: argparse.Namespace) -> None:
         known = ", ".join([*declared.tables, "notes"])
         raise UserError(f"{declared.name} has no table {options.table!r}; it has: {known}.")
     params = _params(options.set, declared)
+    traces = options.trace is not None or options.rollouts is not None
+    if options.tokenizer is not None and traces and "tokenizer" in declared.params.model_fields:
+        # A trace names its tokenizer by digest only: an analysis of ids is told where it lies.
+        params.setdefault("tokenizer", _tokenizer(options.tokenizer))
     with _workspace() as workspace, _progress(options) as tell:
-        subject = _read_subject(options, workspace)
-        models = _models(options) if declared.models else None
+        subject = _read_subject(options, workspace, declared)
+        models = _models(options)
         if bundled:
             _bundle(declared, subject, models, params, workspace, tell, options.out)
             return
@@ -280,12 +286,20 @@ def _do_serve(options: argparse.Namespace) -> None:
     os.execv(sys.executable, [*command, "--server.port", str(options.port)])
 
 
-def _read_subject(options: argparse.Namespace, workspace: Any) -> Any:
+def _tokenizer(path: str) -> Any:
+    from engine.catalogue import BUNDLED, BUNDLED_FOLDER
+    from engine.tokenizer import reference
+
+    return reference(BUNDLED_FOLDER / path if path in BUNDLED else path)
+
+
+def _read_subject(options: argparse.Namespace, workspace: Any, declared: Any) -> Any:
     from engine.records import open_rollouts, read_subject
     from engine.subjects import Text, TokenizerRef
 
     given = [n for n in ("trace", "rollouts") if getattr(options, n) is not None]
     text = options.prompt is not None or options.response is not None
+    whose = options.tokenizer if options.rollouts is None else None
     if len(given) + text > 1:
         raise UserError("Give one subject: --prompt and --response, --trace, or --rollouts.")
     if options.trace is not None:
@@ -298,13 +312,15 @@ def _read_subject(options: argparse.Namespace, workspace: Any) -> Any:
         name = options.tokenizer or first
         file = own_file(options.rollouts, workspace.home, lambda: tokenizer_named(name))
         return open_rollouts(file)
+    ref = None if whose is None else _tokenizer(whose)
     if text:
-        return Text(prompt=options.prompt or "", response=options.response or "")
-    if options.tokenizer is not None:
-        from engine.tokenization import Tokenizer
-
-        read = Tokenizer.load(options.tokenizer)
-        return TokenizerRef(path=str(options.tokenizer), tokenizer=read.digest)
+        return Text(prompt=options.prompt or "", response=options.response or "", tokenizer=ref)
+    if ref is not None:
+        return ref
+    if options.model and TokenizerRef in declared.subjects:
+        # What is looked at is a model's tokenizer.
+        located = workspace.plan_model(_model(options.model[0].rpartition("=")[2], options)).located
+        return _tokenizer(str(located.tokenizer_path))
     raise UserError("There is no subject: give --prompt and --response, --trace, or --rollouts.")
 
 
@@ -341,6 +357,10 @@ def _params(pairs: Sequence[str], declared: Any) -> dict[str, Any]:
             params[key] = value if is_text else orjson.loads(value)
         except orjson.JSONDecodeError:
             params[key] = value
+        if field is not None and "TokenizerRef" in str(field.annotation):
+            several = "tuple" in str(field.annotation)
+            refs = [_tokenizer(path) for path in (value.split(",") if several else [value])]
+            params[key] = refs if several else refs[0]
     return params
 
 

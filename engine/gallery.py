@@ -135,9 +135,19 @@ def gallery() -> tuple[GalleryItem, ...]:
 @lru_cache(maxsize=8)
 def wrong_rollouts(model: str) -> Rollouts | None:
     """Wrong answers of a bundled model, taken as they came; None for another model."""
+    return _rollouts("wrong", model)
+
+
+@lru_cache(maxsize=8)
+def cause_rollouts(model: str) -> Rollouts | None:
+    """Right answers of a bundled model with the true causes of every result marked as spans."""
+    return _rollouts("causes", model)
+
+
+def _rollouts(name: str, model: str) -> Rollouts | None:
     if not model.replace("-", "").isalnum():
         return None
-    file = GALLERY / f"wrong-{model}.jsonl"
+    file = GALLERY / f"{name}-{model}.jsonl"
     return open_rollouts(file) if file.is_file() else None
 
 

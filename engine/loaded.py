@@ -23,7 +23,7 @@ from engine.catalogue import Located
 from engine.errors import UserError
 from engine.heads import HeadStep, apply_steps, find_steps
 from engine.hidden import HIDDEN
-from engine.twin import Fold, Keep, Knockouts, Reduce, as_knockouts
+from engine.twin import Fold, Keep, Knockouts, Reduce, Visit, as_knockouts
 
 LOGITS_BYTES = 2**30
 """Most bytes of float32 logits :meth:`LoadedModel.full_logits` returns at once."""
@@ -318,12 +318,51 @@ class LoadedModel:
             as_knockouts(knockout, length),
             block_rows,
         )
+        self._read(ids, fold, layers)
+        return fold.result()
+
+    def visit_attention(
+        self,
+        ids: Sequence[int],
+        visit: Visit,
+        layers: Sequence[int] | None = None,
+        knockout: Knockouts | None = None,
+    ) -> Tensor:
+        """Hand all attention weights to ``visit``, block by block, in one forward.
+
+        For what is linear in the weights of each head, however long the text: nothing is kept.
+
+        Args:
+            ids: The T ids.
+            visit: Called with layer, first row and weights [H, rows, T] in float32; layers and
+                rows come in ascending order.
+            layers: Which layers; None is all.
+            knockout: Attention edges to cut, see :func:`engine.twin.as_knockouts`.
+
+        Returns:
+            The input of the lm_head at every position, [T, D], as :meth:`hidden` has it.
+
+        Raises:
+            UserError: A layer does not exist, the edges do not fit the ids, or the attention of
+                this architecture cannot be read.
+        """
+        ids = self.check(ids)
+        folding.check_selection("layers", layers, self.layers)
+        fold = Fold(
+            len(ids),
+            None if layers is None else frozenset(layers),
+            cuts=as_knockouts(knockout, len(ids)),
+            visit=visit,
+        )
+        return self._read(ids, fold, layers)
+
+    def _read(self, ids: tuple[int, ...], fold: Fold, layers: Sequence[int] | None) -> Tensor:
         with self.lock:
-            self._reach_head(self.twin, ids, fold)
+            hidden = self._reach_head(self.twin, ids, fold)
         missing = sorted(set(layers or ()) - set(fold.seen))
         if missing:
             raise UserError(f"Layer {missing[0]} of {self.name} has no attention: choose another.")
-        return fold.result()
+        return hidden
 
     def _tensor(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([ids], dtype=torch.long, device=self.device)

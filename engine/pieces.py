@@ -61,9 +61,10 @@ def _types(node: Any) -> set[str]:
 def decode_piece(raw: str, scheme: Scheme) -> Piece:
     if scheme == "byte_level":
         table = _byte_map()
-        if all(character in table for character in raw):
-            return Piece(bytes(table[c] for c in raw), "text")
-        return Piece(raw.encode("utf-8", "surrogatepass"), "text")
+        try:
+            return Piece(bytes([table[c] for c in raw]), "text")
+        except KeyError:
+            return Piece(raw.encode("utf-8", "surrogatepass"), "text")
     if scheme == "metaspace":
         match = _BYTE_TOKEN.match(raw)
         if match:
@@ -83,3 +84,10 @@ def _byte_map() -> dict[str, int]:
     others = [byte for byte in range(256) if byte not in set(own)]
     table.update({chr(256 + n): byte for n, byte in enumerate(others)})
     return table
+
+
+@lru_cache(maxsize=1)
+def byte_symbols() -> tuple[str, ...]:
+    """GPT-2's printable stand-in of each byte, the inverse of the above."""
+    symbols = {byte: symbol for symbol, byte in _byte_map().items()}
+    return tuple(symbols[byte] for byte in range(256))

@@ -17,7 +17,7 @@ from engine.modelref import ModelRef
 from engine.records import iter_groups
 from engine.registry import Analysis, Params, find
 from engine.result import Request
-from engine.subjects import Group, Rollouts, Subject, Text, Trace
+from engine.subjects import Group, Rollouts, Subject, Text, TokenizerRef, Trace
 from engine.tokenization import Tokenizer
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
             f"not at a {type(request.subject).__name__.lower()}."
         )
     check_place(request.subject, workspace.profile, workspace.folders)
+    for ref in tokenizers_in(params):
+        check_place(ref, workspace.profile, workspace.folders)
     check_code(params, workspace.profile)
     models = _models(declared, request, workspace)
-    subject = request.subject
+    subject = _with_tokenizer(declared, request, models, workspace)
     if isinstance(subject, Text) and Text not in declared.subjects:
         first = next(iter(models.values()))
         subject = encode_text(subject, first.tokenizer, reader=first.reader)
@@ -115,6 +117,56 @@ def make_plan(request: Request, workspace: Workspace) -> Plan:
     )
     _check_cost(plan, workspace)
     return plan
+
+
+def _with_tokenizer(
+    declared: Analysis,
+    request: Request,
+    models: Mapping[str, PlannedModel],
+    workspace: Workspace,
+) -> Subject:
+    """The subject; a text that is looked at as it is gets the tokenizer of the model named.
+
+    Raises:
+        UserError: if it has another one than the model.
+    """
+    subject = request.subject
+    if (
+        not isinstance(subject, Text)
+        or Text not in declared.subjects
+        or not _of_tokenizer(declared)
+    ):
+        return subject
+    named = next(iter(models.values()), None)
+    if named is None and subject.tokenizer is None and request.models is not None:
+        named = workspace.plan_model(_any_model(request.models))
+    if named is None:
+        return subject
+    digest = named.tokenizer.digest
+    if subject.tokenizer is None:
+        path = str(named.located.tokenizer_path)
+        ref = TokenizerRef(path=path, tokenizer=digest, title=named.located.name)
+        return subject.evolve(tokenizer=ref)
+    if models and subject.tokenizer.tokenizer != digest:
+        raise UserError(
+            f"{named.located.name} has another tokenizer than the one chosen for the text: leave "
+            "one of the two out."
+        )
+    return subject
+
+
+def _of_tokenizer(declared: Analysis) -> bool:
+    """Whether what it looks at is a tokenizer, which a model only names."""
+    needed = set(declared.models) - set(declared.optional_models)
+    return declared.name.startswith("tokenizer.") and not needed
+
+
+def _any_model(given: Mapping[str, str | ModelRef] | str | ModelRef) -> str | ModelRef:
+    if isinstance(given, str | ModelRef):
+        return given
+    if not given:
+        raise UserError("No model is named: give one, for example demo.")
+    return given.get("model") or next(iter(given.values()))
 
 
 def _check_cost(plan: Plan, workspace: Workspace) -> None:
@@ -179,7 +231,8 @@ def _models(declared: Analysis, request: Request, workspace: Workspace) -> dict[
     if not declared.models:
         return {}
     needed = [role for role in declared.models if role not in declared.optional_models]
-    if given is None and not needed and not isinstance(request.subject, Text):
+    as_it_is = not isinstance(request.subject, Text) or Text in declared.subjects
+    if given is None and not needed and as_it_is:
         return {}
     if given is None:
         raise UserError(f"{declared.name} needs a model: name one, for example demo.")
@@ -222,10 +275,24 @@ def _check_one_tokenizer(declared: Analysis, models: Mapping[str, PlannedModel])
 
 
 def _params_document(params: Params, workspace: Workspace) -> dict[str, Any]:
-    """Params as JSON; models named inside are replaced by what decides their numbers."""
+    """Params as JSON; models and tokenizers inside are replaced by what decides their numbers."""
     document = params.model_dump(mode="json")
     for name in type(params).model_fields:
         value = getattr(params, name)
         if isinstance(value, ModelRef):
             document[name] = workspace.plan_model(value).identity()
+        elif isinstance(value, TokenizerRef):
+            document[name] = value.tokenizer
+        elif isinstance(value, tuple) and any(isinstance(v, TokenizerRef) for v in value):
+            document[name] = [v.tokenizer for v in value]
     return document
+
+
+def tokenizers_in(params: Params) -> list[TokenizerRef]:
+    """Tokenizers among the params: their files, like subjects, may be anywhere."""
+    found: list[TokenizerRef] = []
+    for name in type(params).model_fields:
+        value = getattr(params, name)
+        several = value if isinstance(value, tuple) else (value,)
+        found += [v for v in several if isinstance(v, TokenizerRef)]
+    return found

@@ -27,6 +27,7 @@ from engine.trace import (
 )
 
 __all__ = [
+    "INSTALLED",
     "Base",
     "Candidate",
     "Corpus",
@@ -56,16 +57,39 @@ class Message(Frozen):
     content: str
 
 
+INSTALLED = "installed:"
+"""Prefix of the path of a tokenizer that an installed package brings along."""
+
+
+class TokenizerRef(Base):
+    """A tokenizer by where it is and what it is.
+
+    Attributes:
+        path: folder, file or ``installed:NAME``; not part of the identity.
+        tokenizer: digest of its content.
+    """
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    path: str
+    tokenizer: str
+    title: str | None = None
+
+    def _identity(self) -> Any:
+        return self.tokenizer
+
+
 class Text(Base):
     """Text not yet cut into tokens; a model's tokenizer turns it into a ``Trace``.
 
     Either ``prompt`` (and ``response``) or ``messages`` for the model's chat template.
+    ``tokenizer`` is for analyses that look at the text itself: whose cuts are meant.
     """
 
     kind: Literal["text"] = "text"
     prompt: str = ""
     response: str = ""
     messages: tuple[Message, ...] | None = None
+    tokenizer: TokenizerRef | None = None
     title: str | None = None
 
     @model_validator(mode="after")
@@ -76,7 +100,10 @@ class Text(Base):
 
     def _identity(self) -> Any:
         # A lone surrogate has no JSON; it must still be nameable in an error message.
-        fields = self.model_dump(mode="python", exclude={"title"})
+        fields = self.model_dump(mode="python", exclude={"title", "tokenizer"})
+        # Texts of old keep their digest; where a tokenizer's file lies does not matter.
+        if self.tokenizer is not None:
+            fields["tokenizer"] = self.tokenizer.tokenizer
         return _escape(fields)
 
 
@@ -136,23 +163,6 @@ class Rollouts(Base):
 
     def _identity(self) -> Any:
         return self.content
-
-
-class TokenizerRef(Base):
-    """A tokenizer by where it is and what it is.
-
-    Attributes:
-        path: folder or ``tokenizer.json``; not part of the identity.
-        tokenizer: digest of its content.
-    """
-
-    kind: Literal["tokenizer"] = "tokenizer"
-    path: str
-    tokenizer: str
-    title: str | None = None
-
-    def _identity(self) -> Any:
-        return self.tokenizer
 
 
 class Corpus(Base):

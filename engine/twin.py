@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -39,6 +39,12 @@ KEEP_BYTES = 512 * 2**20
 
 Reduce = Literal["mean", "sum", "max"]
 Keep = Literal["layers", "heads"]
+Visit = Callable[[int, int, Tensor], None]
+"""Gets a layer, its first row and the weights [H, rows, T] of a block, to be read and left."""
+Watch = Callable[
+    [nn.Module, Tensor, Tensor, Tensor, Tensor | None, float | None, float | None], None
+]
+"""Gets what a layer's attention is given: module, query, key, value, mask, scaling, soft-cap."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,8 @@ class Fold:
         keep: Keep the layers, or layers and heads, apart.
         cuts: Edges to cut.
         block_rows: Query rows per block; None chooses by :data:`BLOCK_BYTES`.
+        visit: Gets every block of the chosen layers and heads, which are then not added up.
+        watch: Gets what each layer's attention is given, before it runs.
         total: The [T, T] aggregate in float32.
         kept: Layer to [T, T] or [H, T, T], when ``keep`` is given.
         seen: Layers whose attention went through the fold, with their number of heads.
@@ -134,6 +142,8 @@ class Fold:
     keep: Keep | None = None
     cuts: tuple[Knockout, ...] = ()
     block_rows: int | None = None
+    visit: Visit | None = None
+    watch: Watch | None = None
     total: Tensor | None = None
     kept: dict[int, Tensor] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
@@ -147,6 +157,9 @@ class Fold:
         """Add the rows ``start``… of one layer; ``weights`` is [H, rows, T]."""
         chosen = weights if self.heads is None else weights[list(self.heads)]
         chosen = chosen.detach().float()
+        if self.visit is not None:
+            self.visit(layer, start, chosen)
+            return
         rows = slice(start, start + weights.shape[1])
         if self.keep == "heads":
             self._kept(layer, chosen, (chosen.shape[0],))[:, rows] = chosen
@@ -228,6 +241,8 @@ def folding_attention(
             "choose a model without them."
         )
     fold = _active.get()
+    if fold is not None and fold.watch is not None:
+        fold.watch(module, query, key, value, attention_mask, scaling, softcap)
     batch, heads, length, width = query.shape
     groups = heads // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)

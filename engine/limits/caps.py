@@ -20,13 +20,19 @@ from engine.checkers import check_allowed
 from engine.errors import UserError
 from engine.limits.profile import Profile
 from engine.records import iter_groups
-from engine.subjects import Corpus, Group, Rollouts, Subject, Text, TokenizerRef, Trace
+from engine.subjects import INSTALLED, Corpus, Group, Rollouts, Subject, Text, TokenizerRef, Trace
 
 DRAWS: JsonDict = {"cost": "samples"}
 """Marks a param as a number of draws or repeats; several in one class multiply."""
 
 NEW_TOKENS: JsonDict = {"cost": "new tokens"}
 """Marks a param as the most tokens that are generated at once."""
+
+READS: JsonDict = {"cost": "reads"}
+"""Marks a param as a number of times that the text is read anew, which costs far less."""
+
+READS_PER_SAMPLE = 64
+"""Readings that may be asked for in place of one sample."""
 
 BYTES_PER_TOKEN = 16
 """Text that is not cut into tokens may have this many bytes for each allowed token."""
@@ -40,7 +46,11 @@ def check_place(
     Raises:
         UserError: It is one.
     """
+    if isinstance(subject, Text) and subject.tokenizer is not None:
+        subject = subject.tokenizer
     if profile.allow_folders or not isinstance(subject, Rollouts | TokenizerRef):
+        return
+    if isinstance(subject, TokenizerRef) and subject.path.startswith(INSTALLED):
         return
     path = Path(subject.path).resolve()
     if not any(path.is_relative_to(folder.resolve()) for folder in folders()):
@@ -80,6 +90,13 @@ def check_cost(
     costs = list(_costs(params))
     new = [(name, count) for kind, name, count in costs if kind == "new tokens"]
     _check_samples([(n, c) for kind, n, c in costs if kind == "samples"], profile.max_samples)
+    for kind, name, count in costs:
+        most = None if profile.max_samples is None else READS_PER_SAMPLE * profile.max_samples
+        if kind == "reads" and most is not None and count > most:
+            raise UserError(
+                f"A text is read at most {most:,} times for a request here: set {name} to "
+                f"{most} or less."
+            )
     for name, count in new:
         if profile.max_new_tokens is not None and count > profile.max_new_tokens:
             raise UserError(

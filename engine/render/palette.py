@@ -88,6 +88,14 @@ def buckets(theme: Theme, count: int = 5) -> tuple[str, ...]:
     return tuple(ramp[round(i * 88 / (count - 1))] for i in range(count))
 
 
+def series(theme: Theme, count: int) -> list[tuple[str, str]]:
+    """Colour and dash of ``count`` lines in one picture: told apart without colour too."""
+    blue, brown = _NEGATIVE[theme][5 if theme == "light" else 4], ACCENT[theme]
+    looks = [(color, dash) for dash in ("solid", "dash", "dot", "dashdot") for color in
+             (brown, blue, MUTED[theme], TEXT[theme])]  # fmt: skip
+    return [looks[i % len(looks)] for i in range(count)]
+
+
 def ink(color: str, theme: Theme) -> str:
     """The text colour readable on ``color``: the theme's own where it will do."""
     for candidate in _INKS[theme]:

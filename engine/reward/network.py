@@ -7,7 +7,6 @@ the very same tensors; weights are handed in with each call and put into the cop
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +17,7 @@ from engine.reward.batches import Batch, batch_of, batches, prompt_of
 from engine.reward.scored import Floats, Scored
 from engine.reward.wide import wide
 from engine.schema import Progress
+from engine.skeleton import skeleton
 
 if TYPE_CHECKING:
     import torch
@@ -60,9 +60,7 @@ class Network:
         self.dtype = dtype
         self.count = len(scored.rollout)
         with torch.inference_mode(False), model.lock:
-            shared = [*model.model.parameters(), *model.model.buffers()]
-            memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
-            self._skeleton = copy.deepcopy(model.model, memo)
+            self._skeleton = skeleton(model)
             self.base: dict[str, Tensor] = {
                 name: weight.detach().to(dtype) for name, weight in model.model.named_parameters()
             }

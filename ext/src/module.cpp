@@ -21,6 +21,10 @@
 namespace nb = nanobind;
 using namespace tokenkernel;
 
+namespace tokenkernel {
+void add_trie(nb::module_& m);  // trie_module.cpp
+}
+
 namespace {
 
 using Matrix = nb::ndarray<nb::ndim<2>, nb::device::cpu, nb::ro>;
@@ -418,6 +422,7 @@ NB_MODULE(_kernel, m) {
   m.def("pair_stats", &pair_stats, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(),
         nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
   m.def("bf16_logits", &bf16_logits);
+  add_trie(m);
   m.def("has_bf16", &bf16_runs_here);
   m.def("use", &use);
   m.def("isa", [] { return std::string(kernels()->name); });

@@ -1,8 +1,9 @@
-"""Next-token statistics in one sweep, from logits or from hidden states.
+"""Next-token statistics in one sweep, from logits or from hidden states; a byte trie.
 
 Works on torch tensors. On the CPU a compiled kernel reads each logit once (``isa()`` names the
 instruction set); without it, and on other devices, ``tokenkernel.reference`` does the same in
-torch. All logarithms are natural. ``import tokenkernel`` alone does not import torch.
+torch. All logarithms are natural. ``import tokenkernel`` alone does not import torch, nor do the
+byte trie over a vocabulary and what is counted with it.
 """
 
 from __future__ import annotations
@@ -16,19 +17,26 @@ if TYPE_CHECKING:
     from tokenkernel.dispatch import Accumulator, backend, pair_stats, token_stats
     from tokenkernel.hidden import influence_from_hidden, stats_from_hidden
     from tokenkernel.results import PairStats, TokenStats
+    from tokenkernel.tries import Difference, Lattice, Spelling, Trie, differences, rank_merges
 
 __all__ = [
     "HAVE",
     "Accumulator",
+    "Difference",
+    "Lattice",
     "PairStats",
+    "Spelling",
     "TokenStats",
+    "Trie",
     "about",
     "available",
     "backend",
+    "differences",
     "has_bf16",
     "influence_from_hidden",
     "isa",
     "pair_stats",
+    "rank_merges",
     "stats_from_hidden",
     "token_stats",
     "use",
@@ -43,6 +51,12 @@ _HOMES = {
     "stats_from_hidden": "hidden",
     "PairStats": "results",
     "TokenStats": "results",
+    "Difference": "tries",
+    "Lattice": "tries",
+    "Spelling": "tries",
+    "Trie": "tries",
+    "differences": "tries",
+    "rank_merges": "tries",
 }
 
 

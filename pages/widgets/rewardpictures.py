@@ -12,7 +12,7 @@ from engine.render import palette
 def scatter(found: Result) -> None:
     """Predicted against measured, one dot per answer."""
     rows = found.table("responses").to_pylist()
-    theme = _theme()
+    theme = theme_now()
     figure = go.Figure()
     for name, label, color in (
         ("predicted_influence", "influence", palette.ACCENT[theme]),
@@ -25,14 +25,14 @@ def scatter(found: Result) -> None:
                 x=x, y=y, mode="markers", name=label, marker={"color": color, "size": 7},
                 text=[f"answer {k + 1}" for k in n], hoverinfo="text+x+y",
             )  # fmt: skip
-    _plain(figure, "predicted change, nats", "measured change, nats")
+    plain(figure, "predicted change, nats", "measured change, nats")
     st.plotly_chart(figure, key="step-scatter", config={"displayModeBar": False})
 
 
 def heatmap(
     names: list[str], cells: dict[tuple[str, str], float | None], signed: bool, *, key: str
 ) -> None:
-    theme = _theme()
+    theme = theme_now()
     colors = palette.diverging(theme) if signed else palette.sequential(theme)
     scale = [[i / (len(colors) - 1), c] for i, c in enumerate(colors)]
     values = [[cells.get((a, b)) for b in names] for a in names]
@@ -44,19 +44,19 @@ def heatmap(
             colorbar={"thickness": 8, "len": 0.6, "outlinewidth": 0},
         )
     )  # fmt: skip
-    _plain(figure, "", "")
+    plain(figure, "", "")
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(height=110 + 34 * len(names))
     st.plotly_chart(figure, key=key, config={"displayModeBar": False})
 
 
-def _theme() -> palette.Theme:
+def theme_now() -> palette.Theme:
     return "dark" if getattr(st.context.theme, "type", "light") == "dark" else "light"
 
 
-def _plain(figure: go.Figure, x: str, y: str) -> None:
+def plain(figure: go.Figure, x: str, y: str) -> None:
     """Thin axes, no grid, the page's own colours."""
-    theme = _theme()
+    theme = theme_now()
     axis = {
         "gridcolor": palette.LINE[theme], "zerolinecolor": palette.LINE[theme],
         "linecolor": palette.LINE[theme], "tickfont": {"color": palette.MUTED[theme]},

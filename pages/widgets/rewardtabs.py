@@ -8,15 +8,14 @@ import pyarrow as pa
 import streamlit as st
 
 import engine
-from engine import Request, Result, UserError
-from engine.errors import Cancelled
+from engine import Request, Result
 from pages.widgets import state
+from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
-from pages.widgets.notice import hint, problem
+from pages.widgets.notice import hint
 from pages.widgets.paramform import param_form
 from pages.widgets.rewardpictures import heatmap, scatter
 from pages.widgets.rewardviews import View, strongest
-from pages.widgets.waiting import waiting
 
 MORE = {
     "reward.forking": "forking tokens (80/20)",
@@ -31,23 +30,6 @@ MORE = {
 _OWN = ("answer", "checker", "success_threshold", "std", "epsilon", "average", "group")
 
 
-def _ask(slot: str, request: Request, label: str, *, auto: bool = False) -> Result | None:
-    """A result that is stored, or computed when its button is pressed."""
-    try:
-        found = state.answer(slot, request, start=auto)
-        if found is None:
-            if not st.button(label, key=f"go-{slot}"):
-                return None
-            found = state.answer(slot, request)
-    except (UserError, Cancelled) as error:
-        problem(str(error) or "Cancelled.", key=slot)
-        return None
-    if isinstance(found, state.Job):
-        waiting(found, key=slot, doing="Computing")
-        return None
-    return found
-
-
 def effects(view: View, rollout: int, position: int, model: str) -> None:
     """Which right answers the selected token raises or lowers."""
     trace = view.group.rollouts[rollout]
@@ -58,7 +40,7 @@ def effects(view: View, rollout: int, position: int, model: str) -> None:
     st.subheader("Which answers does it move?", anchor=False)
     params = {"rollout": rollout, "position": position}
     request = Request("reward.effects", view.group, {"model": model}, params)
-    found = _ask("rewards.effects", request, "Take its effect apart")
+    found = ask("rewards.effects", request, "Take its effect apart")
     if found is None:
         return
     rows = [
@@ -146,7 +128,7 @@ def _step(view: View, thr: Result | None, models: dict[str, str]) -> None:
         elif best is not None:
             params["without"] = (best["rollout"], best["position"])
     request = Request("reward.step", view.group, models, params)
-    found = _ask("rewards.step", request, "Make the step")
+    found = ask("rewards.step", request, "Make the step")
     if found is None:
         return
     left, right = st.columns([1.2, 1], gap="large")
@@ -179,7 +161,7 @@ def _rule(view: View, model: str) -> None:
     params = param_form(declared, key="rules", without=(*_OWN, "source"))
     models = None if has_log else {"model": model, "old": old}
     request = Request("reward.rules", view.group, models, params)
-    found = _ask("rewards.rules", request, "Apply the rules", auto=has_log)
+    found = ask("rewards.rules", request, "Apply the rules", auto=has_log)
     if found is None:
         return
     _table(found, "drops")
@@ -189,7 +171,7 @@ def _rule(view: View, model: str) -> None:
 def _agreement(view: View, models: dict[str, str]) -> None:
     """Rank correlation and overlap of all signals."""
     request = Request("reward.agreement", view.group, models)
-    found = _ask("rewards.agreement", request, "Compare all signals")
+    found = ask("rewards.agreement", request, "Compare all signals")
     if found is None:
         return
     rows = found.table("matrix").to_pylist()
@@ -240,7 +222,7 @@ def _weights(view: View, models: dict[str, str]) -> None:
     declared = engine.analyses()["reward.weights"]
     params = param_form(declared, key="weights", without=_OWN)
     request = Request("reward.weights", view.group, models, params)
-    found = _ask("rewards.weights", request, "Make the weights")
+    found = ask("rewards.weights", request, "Make the weights")
     if found is None:
         return
     _table(found, "summary")
@@ -250,7 +232,7 @@ def _weights(view: View, models: dict[str, str]) -> None:
 def _drift(view: View, models: dict[str, str]) -> None:
     """Do logged ids survive a round trip through text?"""
     request = Request("reward.drift", view.group, models)
-    found = _ask("rewards.drift", request, "Check the round trip")
+    found = ask("rewards.drift", request, "Check the round trip")
     if found is None:
         return
     counts = found.table("counts").to_pylist()

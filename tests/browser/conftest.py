@@ -1,4 +1,4 @@
-"""A running app and a Chromium looking at it."""
+"""A running app and a Chromium looking at it, one of each for a process of tests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.pages.navigation import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 FLAGS = [
     "--headless",
@@ -43,36 +45,63 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a fresh app with an empty store, one for each file of tests."""
+class Served:
+    """A running app with a store of its own."""
+
+    def __init__(self, home: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = home / "log.txt"
+        command = [sys.executable, "-m", "streamlit", "run", "asgi.py", "--server.port", str(port)]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*command, "--server.address", "127.0.0.1"],
+                cwd=ROOT,
+                env={**os.environ, "TOKENSCOPE_HOME": str(home)},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    @contextmanager
+    def watched(self) -> Iterator[str]:
+        """Its address; nothing it logs meanwhile may be a fault."""
+        before = self.log.stat().st_size
+        yield self.address
+        said = self.log.read_bytes()[before:].decode()
+        # Streamlit 1.67 walks through its own widget states without a lock; seen once in many
+        # runs. A script that ended so is run again by the next event.
+        race = said.count("RuntimeError: dictionary changed size during iteration")
+        assert said.count("Traceback") <= 2 * race, said
+
+
+@contextmanager
+def serve(home: Path) -> Iterator[Served]:
+    """Run the app until the block ends."""
     chromium()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("served")
-    log = home / "log.txt"
-    command = [sys.executable, "-m", "streamlit", "run", "asgi.py", "--server.port", str(port)]
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "--server.address", "127.0.0.1"],
-            cwd=ROOT,
-            env={**os.environ, "TOKENSCOPE_HOME": str(home)},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait(process, address, log)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(20)
-    said = log.read_text()
-    # Streamlit 1.67 walks through its own widget states without a lock; seen once in many runs.
-    # A script that ended so is run again by the next event.
-    race = said.count("RuntimeError: dictionary changed size during iteration")
-    assert said.count("Traceback") <= 2 * race, said
+    made = Served(home)
+    try:
+        _wait(made.process, made.address, made.log)
+        yield made
+    finally:
+        with made.watched():
+            made.process.terminate()
+            made.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One app for every file that needs no empty store: torch is loaded once."""
+    with serve(tmp_path_factory.mktemp("served")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def server(shared: Served) -> Iterator[str]:
+    """The address of the app; what it complains of fails the file that made it do so."""
+    with shared.watched() as address:
+        yield address
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
@@ -98,28 +127,50 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def watched(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open pages of the app; afterwards nothing may have complained or asked another server."""
-    contexts: list[Any] = []
-    trouble: list[str] = []
+@pytest.fixture(scope="session")
+def contexts(browser: Browser) -> Callable[..., BrowserContext]:
+    """A window in light or dark for each app; Streamlit's own files are fetched once in it."""
 
-    def open_page(path: str, *, scheme: str = "light", width: int = 1280) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 1300}, color_scheme=scheme, accept_downloads=True
-        )
+    @cache
+    def open_context(server: str, scheme: str) -> BrowserContext:
+        context = browser.new_context(color_scheme=scheme, accept_downloads=True)
         context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
+        return context
+
+    return open_context
+
+
+@pytest.fixture
+def watched(server: str, contexts: Callable[..., BrowserContext]) -> Iterator[Callable[..., Page]]:
+    """Open pages of the app; afterwards nothing may have complained or asked another server."""
+    pages: list[Page] = []
+    trouble: list[str] = []
+    ours = (server, server.replace("http", "ws"), "data:", "blob:")
+
+    def heard(message: ConsoleMessage) -> None:
+        # Streamlit looks for itself below a page's address first; a page that is closed may talk.
+        looks = "/_stcore/" in message.location["url"] or "WebSocket" in message.text
+        if message.type == "error" and not looks:
+            trouble.append(f"console: {message.text}")
+
+    def open_page(
+        path: str, *, scheme: str = "light", width: int = 1280, height: int = 1300
+    ) -> Page:
+        page = contexts(server, scheme).new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(60_000)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        ours = (server, server.replace("http", "ws"), "data:", "blob:")
-        page.on("request", lambda r: None if r.url.startswith(ours) else trouble.append(r.url))
+        page.on("console", heard)
+        page.on("pageerror", lambda e: trouble.append(f"page error: {e}"))
+        page.on("dialog", lambda d: (trouble.append(f"dialog: {d.message}"), d.dismiss()))
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(ours) else trouble.append(f"request: {r.url}"),
+        )
         page.goto(server + path)
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert not trouble, trouble

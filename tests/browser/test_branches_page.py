@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from engine.branching.branchfile import loads
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -20,37 +20,16 @@ HOSTILE = "<img src=x onerror=alert(1)>![](http://evil.example/a) $x$ \u202eabc"
 
 
 @pytest.fixture
-def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the page; afterwards no page may have complained or asked another server."""
-    contexts, trouble = [], []
+def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the page and wait for its first picture."""
 
-    def open_page(*, scheme: str = "light", width: int = 1280) -> Page:
-        context = browser.new_context(
-            viewport={"width": width, "height": 1300}, color_scheme=scheme, accept_downloads=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(40_000)
-        # Streamlit asks beside the page for what it has at the root, and is told so.
-        page.on(
-            "console",
-            lambda m: trouble.append(m.text) if m.type == "error" and "404" not in m.text else None,
-        )
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        known = (server, "data:", "blob:", server.replace("http", "ws"))
-        page.on("request", lambda r: None if r.url.startswith(known) else trouble.append(r.url))
-        page.goto(server)
-        page.wait_for_selector(".t")
-        page.goto(server + "/branches")
+    def open_page(**how: Any) -> Page:
+        page = watched("/branches", **how)
         page.wait_for_selector(".ts-choices .row")
         page.wait_for_selector(".ts-strip .t.selected")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not [t for t in trouble if "WebSocket" not in t], trouble
+    return open_page
 
 
 def fill(page: Page, name: str, value: str) -> None:
@@ -75,7 +54,7 @@ def shown(page: Page) -> str:
     return page.locator(".ts-tree .chip[aria-pressed='true']").get_attribute("data-place") or ""
 
 
-def test_force_an_alternative_and_compare(visit, server: str, tmp_path: Path):
+def test_force_an_alternative_and_compare(visit, watched, tmp_path: Path):
     page = visit()
     assert page.locator("h1").inner_text() == "What if it had said something else?"
     # Another token is chosen in the strip; its alternatives follow.
@@ -132,8 +111,7 @@ def test_force_an_alternative_and_compare(visit, server: str, tmp_path: Path):
     page.get_by_role("button", name="Remove this branch").click()
     page.get_by_role("button", name="Remove this branch").wait_for(state="detached")
     # And comes back to another visitor, by its content and not by its name.
-    other = visit()
-    other.goto(server + "/start")
+    other = watched("/start")
     kept = (tmp_path / "tree.json").rename(tmp_path / "notes.txt")
     other.locator(".st-key-drop-file input[type=file]").set_input_files(kept)
     other.locator(".st-key-drop-found", has_text="TokenScope branches").wait_for()

@@ -54,6 +54,10 @@ def test_what_a_visitor_sees(
     page.locator(".t").nth(CULPRIT.position - 3).click()
     page.get_by_role("button", name="Try others in place of").wait_for()
     page.locator(".ts-details dd", has_text=f"{CULPRIT.position - 3} of").wait_for()
+    # So it is by keyboard.
+    page.keyboard.press("ArrowRight")
+    page.locator(".ts-details dd", has_text=f"{CULPRIT.position - 2} of").wait_for()
+    page.locator(".st-key-facts", has_text="The chance").wait_for()
     for score in ("contrastive score", "log-ratio", "entropy"):
         page.get_by_role("radio", name=score).click()
         page.locator(".ts-strip .legend", has_text=score).wait_for()
@@ -63,10 +67,10 @@ def test_what_a_visitor_sees(
     page.screenshot(path=tmp_path / f"critical-scores-{scheme}.png", full_page=True)
 
 
-def test_it_is_reached_by_the_chip_with_the_token(visit: Callable[..., Page], server: str) -> None:
+@pytest.mark.slow  # the Rewards page's chip carries a token over in the same way
+def test_it_is_reached_by_the_chip_with_the_token(watched: Callable[..., Page]) -> None:
     assert CULPRIT is not None
-    page = visit()
-    page.goto(f"{server}/tokens?text=start&select={CULPRIT.position - 2}")
+    page = watched(f"/tokens?text=start&select={CULPRIT.position - 2}")
     page.locator(".ts-details dd", has_text=f"{CULPRIT.position - 2} of").wait_for()
     page.get_by_role("button", name="Did it break it?").click()
     page.get_by_role("heading", name="Which token broke the reasoning?").wait_for()
@@ -108,15 +112,6 @@ def test_measured_live_and_taken_home(visit: Callable[..., Page], tmp_path: Path
     code = page.evaluate("navigator.clipboard.readText()")
     assert "critical.value" in code
     compile(code, "copied", "exec")
-
-
-def test_by_keyboard(visit: Callable[..., Page]) -> None:
-    assert CULPRIT is not None
-    page = visit()
-    page.locator(".tokens").focus()
-    page.keyboard.press("ArrowRight")
-    page.locator(".ts-details dd", has_text=f"{CULPRIT.position + 1} of").wait_for()
-    page.locator(".st-key-facts", has_text="The chance").wait_for()
 
 
 def test_cancelled_and_gone_on_with(visit: Callable[..., Page], tmp_path: Path) -> None:

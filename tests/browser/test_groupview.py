@@ -425,7 +425,9 @@ def test_a_group_without_tokens(visit):
     assert chosen(page) is None
 
 
-@pytest.mark.parametrize(("rollouts", "length"), [(16, 300), (64, 1000)])
+@pytest.mark.parametrize(
+    ("rollouts", "length"), [(16, 1000), pytest.param(64, 1000, marks=pytest.mark.slow)]
+)
 def test_long_groups(visit, rollouts: int, length: int, capsys: pytest.CaptureFixture[str]):
     rng = np.random.default_rng(0)
     rows = [row(n, length, values=rng.normal(size=length)) for n in range(rollouts)]

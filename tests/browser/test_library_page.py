@@ -5,51 +5,41 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from engine.workspace import Workspace
+from tests.browser.conftest import serve
 from tests.browser.themes import THEMES
 from tests.engine.elsewhere import bundle, result_file
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=alert(1)> ![a](http://evil.example/a) =1+1 \u202eabc"
 
 
-@pytest.fixture
-def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the Library; afterwards no page may have complained or asked another server."""
-    contexts, trouble = [], []
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An app of its own: the store must be empty at first."""
+    with serve(tmp_path_factory.mktemp("library")) as made, made.watched() as address:
+        yield address
 
-    def open_page(*, scheme: str = "light", width: int = 1280) -> Page:
-        size = {"width": width, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
+
+@pytest.fixture
+def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the Library and wait for its table."""
+
+    def open_page(**how: Any) -> Page:
+        page = watched("/library", height=900, **how)
         page.set_default_timeout(15_000)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        page.on(
-            "request",
-            lambda r: (
-                trouble.append(r.url)
-                if not r.url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
-                else None
-            ),
-        )
-        page.goto(f"{server}/library")
         table(page).wait_for()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def table(page: Page):
@@ -156,8 +146,11 @@ def test_a_result_comes_in_is_named_leaves_and_comes_back(visit, tmp_path: Path)
     page.screenshot(path=tmp_path / "library-sql.png", full_page=True)
 
 
+@pytest.mark.slow  # by keyboard it is opened below
 def test_open_turns_to_the_tokens(visit):
     page = visit()
+    bring(page, "opened.zip", result_file(31, "Opened"))
+    said(page, "Imported 1 result")
     mark(page, 0)
     button(page, "library-open").click()
     page.locator(".t").first.wait_for()

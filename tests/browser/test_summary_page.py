@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -24,39 +24,20 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the page; afterwards nothing may have complained or asked another server."""
-    contexts, trouble = [], []
+def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the page and wait for its first picture."""
 
-    def open_page(query: str = "", *, scheme: str = "light", width: int = 1280) -> Page:
-        size = {"width": width, "height": 1150}
-        context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(40_000)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        page.on(
-            "request",
-            lambda r: (
-                trouble.append(r.url)
-                if not r.url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
-                else None
-            ),
-        )
+    def open_page(query: str = "", **how: Any) -> Page:
         if not query:  # as a visitor gets here
-            page.goto(server)
+            page = watched("", height=1150, **how)
             page.get_by_role("link", name="Summary").click()
         else:
-            page.goto(f"{server}/summary{query}")
+            page = watched(f"/summary{query}", height=1150, **how)
         page.locator(".ts-bars tbody tr").first.wait_for()
         page.locator(".ts-curve svg .mark").first.wait_for()
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def names(page: Page) -> list[str]:

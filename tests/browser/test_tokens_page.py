@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
@@ -16,7 +16,7 @@ from pages.widgets.places import PLACES
 from tests.browser.themes import THEMES
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -25,51 +25,19 @@ HOSTILE = (
 )
 # The page that opens first has no name of its own in the address.
 TOKENS = "/" if PLACES[0].name == "tokens" else "/tokens"
-QUIET = (
-    "WebSocket",  # the page is closed while it still talks
-)
 
 
 @pytest.fixture
-def visit(server: str, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the app; afterwards no page may have complained or asked another server."""
-    contexts, trouble = [], []
+def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
+    """Open the page and wait for its first picture."""
 
-    def note(kind: str, text: str, where: str = "") -> None:
-        # Streamlit looks for itself below the page's address first.
-        if not any(q in text for q in QUIET) and f"{TOKENS}/_stcore/" not in where:
-            trouble.append(f"{kind}: {text}")
-
-    def listen(message: ConsoleMessage) -> None:
-        if message.type == "error":
-            note("console", message.text, message.location["url"])
-
-    def open_page(path: str = TOKENS, *, scheme: str = "light", width: int = 1280) -> Page:
-        size = {"width": width, "height": 900}
-        context = browser.new_context(viewport=size, color_scheme=scheme, accept_downloads=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(40_000)
-        page.on("console", listen)
-        page.on("pageerror", lambda e: note("page error", str(e)))
-        page.on("dialog", lambda d: (note("dialog", d.message), d.dismiss()))
-        page.on(
-            "request",
-            lambda r: (
-                note("request", r.url)
-                if not r.url.startswith((server, "data:", "blob:", server.replace("http", "ws")))
-                else None
-            ),
-        )
-        page.goto(server + path)
+    def open_page(path: str = TOKENS, **how: Any) -> Page:
+        page = watched(path, height=900, **how)
         page.wait_for_selector(".t")
         page.wait_for_selector(".ts-details .facts")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def selected(page: Page) -> list[int]:
@@ -85,7 +53,7 @@ def position_is(page: Page, position: int) -> None:
 
 
 @pytest.mark.parametrize(("scheme", "width"), THEMES)
-def test_first_picture(visit, tmp_path: Path, scheme: str, width: int):
+def test_first_picture_and_its_table_taken_home(visit, tmp_path: Path, scheme: str, width: int):
     page = visit(scheme=scheme, width=width)
     assert page.locator("h1").inner_text() == "What did the model think of every token?"
     shown = page.locator(".legend", has_text="surprisal")
@@ -97,6 +65,15 @@ def test_first_picture(visit, tmp_path: Path, scheme: str, width: int):
     # Nothing runs out of the window sideways.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=tmp_path / f"tokens-{scheme}-{width}.png", full_page=True)
+    with page.expect_download() as waiting:
+        page.locator(".st-key-download-tokens-csv button").click()
+    file = tmp_path / "tokens.csv"
+    waiting.value.save_as(file)
+    rows = list(csv.DictReader(file.open(encoding="utf-8")))
+    assert len(rows) == page.locator(".t").count()
+    assert rows[0]["surprisal"] == ""
+    assert float(rows[1]["surprisal"]) > 0
+    assert waiting.value.suggested_filename.endswith(".csv")
 
 
 def test_hover_click_and_keys(visit):
@@ -131,6 +108,21 @@ def test_hover_click_and_keys(visit):
         page.keyboard.press(key)
         position_is(page, expected)
     assert page.locator(".ts-details .note").inner_text()
+    # An alternative is forced on the page of branches.
+    token.click()
+    position_is(page, count - 4)
+    row = page.locator(".ts-details .open-to").nth(1)
+    row.focus()
+    page.keyboard.press("Enter")
+    offer = page.locator(".ts-details .offer button")
+    offer.wait_for()
+    assert offer.inner_text().startswith("Force ")
+    assert row.get_attribute("aria-expanded") == "true"
+    page.keyboard.press("Enter")
+    offer.wait_for(state="detached")
+    row.click()
+    offer.click()
+    page.wait_for_url("**/branches**")
 
 
 # What each view says is selected; they must come to agree, in whatever time the machine needs.
@@ -216,24 +208,6 @@ def test_a_link_selects_in_every_view(visit):
     assert selected(page) == [3, 4, 5]
 
 
-def test_an_alternative_is_forced_on_the_page_of_branches(visit):
-    if not any(place.name == "branches" for place in PLACES):
-        pytest.skip("there is no page of branches")
-    page = visit()
-    row = page.locator(".ts-details .open-to").nth(1)
-    row.focus()
-    page.keyboard.press("Enter")
-    offer = page.locator(".ts-details .offer button")
-    offer.wait_for()
-    assert offer.inner_text().startswith("Force ")
-    assert row.get_attribute("aria-expanded") == "true"
-    page.keyboard.press("Enter")
-    offer.wait_for(state="detached")
-    row.click()
-    offer.click()
-    page.wait_for_url("**/branches**")
-
-
 def test_another_statistic_colours_anew_and_stays_in_the_link(visit):
     page = visit()
     before = page.eval_on_selector_all(".t", "ts => ts.map(t => t.style.background)")
@@ -247,11 +221,9 @@ def test_another_statistic_colours_anew_and_stays_in_the_link(visit):
     page.locator(".legend .bucket").first.wait_for()
     assert page.locator(".legend .bucket").count() == 5
     page.wait_for_url("**/*signal=rank*")
-    again = visit("/tokens?" + page.url.partition("?")[2])
-    again.locator(".legend .bucket").first.wait_for()
-    assert "signal=rank" in again.url
 
 
+@pytest.mark.slow
 def test_links_name_a_value_by_its_column(visit):
     """What is shown may be worded better one day; links, old ones too, open all the same."""
     columns = engine.analyses()["statistics"].tables["tokens"].columns
@@ -277,23 +249,11 @@ def test_links_name_a_value_by_its_column(visit):
     chosen.filter(has_text="surprisal").wait_for()
 
 
-def test_download(visit, tmp_path: Path):
-    page = visit()
-    with page.expect_download() as waiting:
-        page.locator(".st-key-download-tokens-csv button").click()
-    file = tmp_path / "tokens.csv"
-    waiting.value.save_as(file)
-    rows = list(csv.DictReader(file.open(encoding="utf-8")))
-    assert len(rows) == page.locator(".t").count()
-    assert rows[0]["surprisal"] == ""
-    assert float(rows[1]["surprisal"]) > 0
-    assert waiting.value.suggested_filename.endswith(".csv")
-
-
-def test_half_a_surrogate_pair_is_mended_and_said(visit):
+def test_generate_and_hostile_text(visit, tmp_path: Path):
     page = visit()
     page.locator(".st-key-own button").click()
     prompt = page.locator(".st-key-prompt textarea")
+    # Half a surrogate pair is mended, and said.
     prompt.evaluate(
         """(field) => {
           const { set } = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
@@ -304,12 +264,6 @@ def test_half_a_surrogate_pair_is_mended_and_said(visit):
     )
     page.locator("[class*=st-key-problem]", has_text="surrogate").wait_for()
     assert prompt.input_value() == "a\ufffdb"
-
-
-def test_generate_and_hostile_text(visit, tmp_path: Path):
-    page = visit()
-    page.locator(".st-key-own button").click()
-    prompt = page.locator(".st-key-prompt textarea")
     prompt.fill(HOSTILE)
     page.locator(".st-key-n input").fill("2")
     page.locator(".st-key-longest input").fill("6")

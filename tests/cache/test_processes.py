@@ -177,14 +177,15 @@ for line in sys.stdin:  # a fork for each round spares the imports
 """
 
 
-def test_twenty_kills_lose_nothing(home: Path, key: Key, start: Start) -> None:
+@pytest.mark.parametrize("kills", [10, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_lose_nothing(home: Path, key: Key, start: Start, kills: int) -> None:
     """Every result whose `put` returned is there afterwards, and so is its row in the index."""
     owners, clients = (start(PUT + KILLED, home, role) for role in ("owner", "client"))
     assert hear(owners) == hear(clients) == "up"
     rng = random.Random(7)
     acknowledged: set[int] = set()
     indexed_while_killed = 0
-    for number in range(20):
+    for number in range(kills):
         process = clients if number % 5 == 4 else owners
         say(process, str(number * 10_000))
         lines: list[str] = []
@@ -201,8 +202,10 @@ def test_twenty_kills_lose_nothing(home: Path, key: Key, start: Start) -> None:
             lines.append(line)
         acknowledged |= {int(line) for line in lines if line}
         indexed_while_killed += (home / "index.duckdb.wal").exists()
-    assert len(acknowledged) > 25
-    assert indexed_while_killed > 1, "the index was never being written when its process died"
+    assert len(acknowledged) > 1.2 * kills
+    assert indexed_while_killed >= kills // 10, (
+        "the index was never being written when its process died"
+    )
     with Store(home, role="owner") as store:
         assert store.flush()
         for number in acknowledged:

@@ -107,7 +107,7 @@ COLUMNS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     key=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
     meta=st.dictionaries(st.text(), JSON, max_size=4),

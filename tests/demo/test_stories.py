@@ -99,8 +99,9 @@ def test_every_phrasing_occurs() -> None:
         assert set(table) <= seen
 
 
-def test_splits_are_disjoint() -> None:
-    train = draw(20_000)
+@pytest.mark.parametrize("count", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_splits_are_disjoint(count: int) -> None:
+    train = draw(count)
     combinations = {p.phrases for p in train}
     pairs = {(s.op, *(o.value for o in s.operands)) for p in train for s in p.steps}
     held_out = {k for table in phrases.HELD_OUT.values() for k in table}

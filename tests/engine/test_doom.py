@@ -91,6 +91,7 @@ def test_a_search_and_an_early_stop_find_it_too(workspace: Workspace, chain: str
     assert found["search"]["drawn"] < 0.4 * found["full"]["drawn"]
 
 
+@pytest.mark.slow
 def test_another_token_at_the_critical_place_helps(workspace: Workspace) -> None:
     """On the bundled model, wrong answers as they come; seeded, one test over all of them."""
     subject = wrong_rollouts("demo")

@@ -29,7 +29,7 @@ from engine.sampling.generation import (
     to_table,
     uniforms,
 )
-from tests.engine.tiny import CONTEXT, EOS, FAMILIES, PAD, tiny_folder, tiny_ids
+from tests.engine.tiny import CONTEXT, EOS, FAMILIES, PAD, tiny_folder, tiny_ids, walked
 
 PROMPT = tiny_ids(12)
 
@@ -59,7 +59,7 @@ def ids_of(drawn: dict[int, Continuation]) -> dict[int, tuple[int, ...]]:
     return {index: drawn[index].ids for index in sorted(drawn)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", walked("llama", "gemma2", "opt"))
 def test_greedy_equals_generate(family: str) -> None:
     model = loaded(family)
     wanted = model.model.generate(
@@ -73,7 +73,7 @@ def test_greedy_equals_generate(family: str) -> None:
     assert ids_of(drawn) == {2: tuple(wanted), 4: tuple(wanted)}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", walked("llama", "mistral", "gemma2", "opt"))
 def test_samples_depend_on_their_number_only(family: str) -> None:
     sampler = Sampler(max_new_tokens=8, seed=7)
     whole = draw(family, sampler, range(6))

@@ -29,7 +29,7 @@ from engine.sampling.generation import (
 )
 from engine.workspace import Workspace
 from tests.engine.test_generation import loaded
-from tests.engine.tiny import CONTEXT, FAMILIES, PAD, tiny_folder, tiny_ids
+from tests.engine.tiny import CONTEXT, FAMILIES, PAD, tiny_folder, tiny_ids, walked
 
 IDS = tiny_ids(30)
 SAMPLER = Sampler(temperature=1.2, max_new_tokens=11, seed=3)
@@ -117,7 +117,7 @@ def test_samples_are_those_of_each_prefix_alone(family: str) -> None:
     assert len({c.ids for c in found.values()}) > 10
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("family", walked("mistral", "gemma2"))
 def test_neither_order_nor_number_of_rows_matters(family: str) -> None:
     model = loaded(family)
     wanted = {20: range(4), 1: range(4), 12: range(4, 8)}
@@ -129,7 +129,7 @@ def test_neither_order_nor_number_of_rows_matters(family: str) -> None:
     same(model, together(model, {12: [5]}), {(12, 5): whole[12, 5]})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", walked("llama", "gemma2", "opt"))
 def test_greedy_equals_generate(family: str) -> None:
     model = loaded(family)
     found = together(model, {5: [0, 3], 30: [1], 1: [0]}, Sampler(temperature=0, max_new_tokens=16))

@@ -18,7 +18,7 @@ from engine import registry
 from engine.context import Context
 from engine.encode import encode_text
 from engine.errors import UserError
-from engine.limits.caps import DRAWS, NEW_TOKENS
+from engine.limits.caps import DRAWS, NEW_TOKENS, READS_PER_SAMPLE
 from engine.limits.profile import SETTINGS, Profile
 from engine.limits.rates import Limiter, Visitor
 from engine.plan import make_plan
@@ -202,9 +202,20 @@ def test_every_sampling_analysis_declares_its_cost() -> None:
         for field, info in declared.params.model_fields.items():
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             if field in multiply:
-                assert extra.get("cost") == "samples", f"{name}: {field} needs DRAWS"
+                cost = extra.get("cost")
+                assert cost in ("samples", "reads"), f"{name}: {field} needs DRAWS or READS"
             if field in lengthen:
                 assert extra.get("cost") == "new tokens", f"{name}: {field} needs NEW_TOKENS"
+
+
+def test_readings_are_limited_as_samples_are(small: Workspace, llama: str) -> None:
+    text = Text(prompt="a b", response="c d")
+    most = READS_PER_SAMPLE * (small.profile.max_samples or 0)
+    sentence = refusal(small, "attribution.lime", text, llama, {"samples": most + 1})
+    assert sentence == (
+        f"A text is read at most {most:,} times for a request here: set samples to {most} or less."
+    )
+    make_plan(Request("attribution.lime", text, llama, {"samples": most}), small)
 
 
 def test_groups_and_files_of_rollouts(small: Workspace, llama: str, tmp_path: Path) -> None:

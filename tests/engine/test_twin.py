@@ -103,6 +103,25 @@ def test_chosen_layers_heads_and_reductions() -> None:
     torch.testing.assert_close(fold.result(), attentions[1:2].mean(1), rtol=0, atol=1e-7)
 
 
+def test_blocks_are_visited_in_order_and_not_added_up() -> None:
+    ids = tiny_ids(T)
+    attentions, logits = eager_attention("llama", ids)
+    seen: dict[int, list[Tensor]] = {}
+
+    def visit(layer: int, start: int, weights: Tensor) -> None:
+        blocks = seen.setdefault(layer, [])
+        assert start == sum(block.shape[1] for block in blocks)
+        blocks.append(weights)
+
+    fold = Fold(T, layers=frozenset((0, 2)), heads=(1, 3), block_rows=7, visit=visit)
+    torch.testing.assert_close(run("llama", ids, fold), logits, rtol=0, atol=2e-5)
+    assert list(seen) == [0, 2]
+    for layer, blocks in seen.items():
+        wanted = attentions[layer][[1, 3]]
+        torch.testing.assert_close(torch.cat(blocks, 1), wanted, rtol=0, atol=1e-6)
+    assert fold.total is None
+
+
 def test_orientation_is_query_then_key() -> None:
     fold = Fold(T)
     run("gpt2", tiny_ids(T), fold)
@@ -266,3 +285,17 @@ def test_gradients_and_forward_mode_pass_through() -> None:
 
     _, change = torch.func.jvp(logit, (embedded,), (direction,))
     torch.testing.assert_close(change, (gradients[0] * direction).sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_watcher_gets_what_attention_is_given() -> None:
+    """Scores of its queries and keys, its scaling and mask, are the weights that are folded."""
+    seen: list[tuple[Any, ...]] = []
+    fold = Fold(T, keep="heads", watch=lambda *given: seen.append(given))
+    run("mistral", tiny_ids(T), fold)
+    assert [module.layer_idx for module, *_ in seen] == [0, 1, 2]
+    for (_, query, key, value, mask, scaling, softcap), weights in zip(
+        seen, fold.result(), strict=True
+    ):
+        assert (query.shape[1], key.shape[1], value.shape[1], softcap) == (4, 2, 2, None)
+        scores = query[0] @ key[0].repeat_interleave(2, 0).transpose(1, 2) * scaling + mask[0]
+        torch.testing.assert_close(scores.softmax(-1), weights, rtol=0, atol=1e-6)

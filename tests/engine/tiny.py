@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -31,6 +32,13 @@ FAMILIES = (
     "opt",
 )
 """The families that tests walk through; ``gemma2`` has soft-caps, ``opt`` a projection out."""
+
+
+def walked(*quick: str) -> list[Any]:
+    """All families as parameters of a test; those not named here with ``pytest -m slow``."""
+    marks = {family: [] if family in quick else [pytest.mark.slow] for family in FAMILIES}
+    return [pytest.param(family, marks=marks[family]) for family in FAMILIES]
+
 
 VOCABULARY = 259
 """256 bytes, then ``<bos>``, ``<eos>``, ``<pad>``."""

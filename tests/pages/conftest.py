@@ -1,14 +1,19 @@
-"""One store for all page tests of a process."""
+"""One store for all page tests of a process, and every page as a cold process opens it."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import engine
+from tests.pages.cold import Cold
+from tests.pages.navigation import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,18 @@ def app_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["TOKENSCOPE_HOME"]
     else:
         os.environ["TOKENSCOPE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
+    """What each page shows its first visitor, in a process of its own (:mod:`tests.pages.cold`)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pages.cold"],
+        cwd=ROOT,
+        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path_factory.mktemp("cold"))},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: Cold = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +21,8 @@ from engine.trace import Sampling, Span, Trace, simple_turns
 from pages.widgets import branch_state as grown
 from pages.widgets import state
 from pages.widgets.branch_state import View
-from tests.pages.navigation import ROOT, arrive, open_page, turn_to
+from tests.pages.cold import Cold
+from tests.pages.navigation import arrive, open_page, turn_to
 from tests.pages.test_tokens_page import Slow, idle, texts, until
 
 HOSTILE = (
@@ -36,32 +34,9 @@ HOSTILE = (
     "\x1b[31m",
 )
 
-COLD = """
-import json, sys
-from tests.pages.navigation import arrive, open_page
-app = open_page("branches")
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "buttons": [b.label for b in app.button],
-    "exceptions": len(app.exception),
-}))
-import engine
-engine.default_workspace().close()
-"""
 
-
-def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_it_opens_on_a_gallery_result_without_torch(cold: Cold):
+    seen = cold["branches"]
     assert seen["title"] == ["What if it had said something else?"]
     assert not seen["torch"]
     assert not seen["transformers"]
@@ -188,15 +163,15 @@ def test_what_cannot_be_forced_is_said_and_loses_nothing(app: AppTest):
     assert not app.exception
 
 
-@pytest.mark.parametrize("typed", HOSTILE)
-def test_hostile_text_is_only_ever_text(app: AppTest, typed: str):
-    grow(app, typed, n=1, longest=2)
-    assert not app.exception
-    assert "wrong inside" not in " ".join(texts(app))
-    labels = [b.label for b in app.button] + [s.label for s in app.selectbox]
-    markdown = [m.value for m in app.markdown]
-    for raw in (r"!\[\]\(", r"\]\(javascript", r"(?<!\\)<script", r":red\[", r"(?<!\\)\$"):
-        assert not any(re.search(raw, label) for label in labels + markdown)
+def test_hostile_text_is_only_ever_text(app: AppTest):
+    for typed in HOSTILE:
+        grow(app, typed, n=1, longest=2)
+        assert not app.exception
+        assert "wrong inside" not in " ".join(texts(app))
+        labels = [b.label for b in app.button] + [s.label for s in app.selectbox]
+        markdown = [m.value for m in app.markdown]
+        for raw in (r"!\[\]\(", r"\]\(javascript", r"(?<!\\)<script", r":red\[", r"(?<!\\)\$"):
+            assert not any(re.search(raw, label) for label in labels + markdown), typed
 
 
 def test_slow_going_on_can_be_cancelled(app: AppTest, monkeypatch: pytest.MonkeyPatch):

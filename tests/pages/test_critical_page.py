@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,36 +12,9 @@ import engine
 from engine import Request
 from engine.critical.value import value_request
 from pages.widgets import state
-from tests.pages.navigation import ROOT, open_page
-from tests.pages.test_tokens_page import idle, texts, until
-
-COLD = """
-import json, sys, time
+from tests.pages.cold import Cold
 from tests.pages.navigation import open_page
-app = open_page("critical")
-app.session_state["tokenscope.drawn"] = True  # the browser says so once the strip is painted
-app.run()
-seen = []
-for tab in (None, "By sentence", "Do the scores find it?"):
-    if tab is not None:
-        app.session_state["critical-tabs"] = tab
-        app.run()
-    seen += [list(d.value.columns) for d in app.dataframe]
-end = time.monotonic() + 60
-while any(b.label == "Cancel" for b in app.button) and time.monotonic() < end:
-    time.sleep(0.1)
-    app.run()
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "text": [t.value for t in app.text],
-    "buttons": [b.label for b in app.button],
-    "tables": seen,
-}))
-import engine
-engine.default_workspace().close()
-"""
+from tests.pages.test_tokens_page import idle, texts, until
 
 
 @pytest.fixture
@@ -65,16 +34,8 @@ def said(app: AppTest) -> str:
     return " ".join(texts(app))
 
 
-def test_it_opens_on_stored_results_without_torch(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_it_opens_on_stored_results_without_torch(cold: Cold) -> None:
+    seen = cold["critical"]
     assert seen["title"] == ["Which token broke the reasoning?"]
     assert (seen["torch"], seen["transformers"]) == (False, False)
     text = " ".join(seen["text"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,23 +14,8 @@ from engine.limits.profile import Profile
 from engine.shelves.library import Library
 from pages.widgets import importbox, sqlbox
 from tests.engine.elsewhere import bundle, result_file
-from tests.pages.navigation import ROOT, open_page
-
-COLD = """
-import json, sys
-from tests.pages.navigation import ROOT, open_page
-app = open_page("library")
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "text": [t.value for t in app.text],
-    "rows": len(app.dataframe[0].value),
-    "exceptions": len(app.exception),
-}))
-import engine
-engine.default_workspace().close()
-"""
+from tests.pages.cold import Cold
+from tests.pages.navigation import open_page
 
 
 def texts(app: AppTest) -> str:
@@ -71,20 +52,12 @@ def titles(app: AppTest) -> list[str]:
     return list(app.dataframe[0].value["title"])
 
 
-def test_an_empty_store_lists_the_examples_and_says_what_is_next(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_an_empty_store_lists_the_examples_and_says_what_is_next(cold: Cold):
+    seen = cold["library"]
     assert seen["title"] == ["What has been computed?"]
     assert not seen["torch"]
     assert not seen["transformers"]
-    assert seen["rows"] > 0
+    assert seen["rows"][0] > 0
     assert seen["exceptions"] == 0
     assert any("Nothing of your own" in text for text in seen["text"])
 

@@ -10,7 +10,7 @@ import engine
 from engine import Request, Text, run
 from pages.widgets import links, state
 from pages.widgets.links import Link, parse, query
-from tests.pages.navigation import arrive
+from tests.pages.navigation import arrive, turn_to
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,22 @@ def test_a_selection_beyond_the_end_is_brought_back(app_home: Path) -> None:
     item = state.gallery_item("wrong-sum")
     assert item is not None
     assert app.session_state["tokenscope.selection"].last == len(item.trace) - 1
+
+
+def test_a_value_is_named_by_its_column(app_home: Path) -> None:
+    """What is shown may be worded better one day; links, old ones too, open all the same."""
+    label = engine.analyses()["statistics"].tables["tokens"].columns["max_prob"].label
+    assert label not in ("", "max_prob"), "a value whose label differs from its name"
+    for given, shown in (
+        ({"signal": "max_prob"}, "max_prob"),
+        ({"statistic": label}, "max_prob"),
+        ({"signal": "<img src=x>"}, "surprisal"),
+    ):
+        app = turn_to(arrive(**given), "tokens")
+        assert not app.exception
+        assert app.session_state["statistic"] == shown
+        assert ("max_prob" in app.query_params.get("signal", "")) is (shown == "max_prob")
+        assert "statistic" not in app.query_params
 
 
 @pytest.mark.parametrize(

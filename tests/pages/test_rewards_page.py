@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,36 +13,9 @@ import engine
 from engine import Request
 from pages.widgets import rewardviews, state
 from pages.widgets.paramform import param_form
-from tests.pages.navigation import ROOT, open_page
-from tests.pages.test_tokens_page import idle, texts, until
-
-COLD = """
-import json, sys, time
+from tests.pages.cold import Cold
 from tests.pages.navigation import open_page
-app = open_page("rewards")
-app.session_state["tokenscope.drawn"] = True  # the browser says so once the answers are painted
-app.run()
-end = time.monotonic() + 60
-while any(b.label == "Cancel" for b in app.button) and time.monotonic() < end:
-    time.sleep(0.1)
-    app.run()
-buttons, tables = [], []
-for tab in ("Answers", "Real step", "Do signals agree?"):
-    app.session_state["reward-tabs"] = tab
-    app.run()
-    buttons += [b.label for b in app.button]
-    tables += [list(d.value.columns) for d in app.dataframe]
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "text": [t.value for t in app.text],
-    "buttons": buttons,
-    "tables": tables,
-}))
-import engine
-engine.default_workspace().close()
-"""
+from tests.pages.test_tokens_page import idle, texts, until
 
 
 @pytest.fixture
@@ -70,16 +41,8 @@ def said(app: AppTest) -> str:
     return " ".join(texts(app))
 
 
-def test_it_opens_on_stored_results_without_torch(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_it_opens_on_stored_results_without_torch(cold: Cold) -> None:
+    seen = cold["rewards"]
     assert seen["title"] == ["What would the next RL step do to each token?"]
     assert (seen["torch"], seen["transformers"]) == (False, False)
     text = " ".join(seen["text"])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import engine
 from pages.widgets import state
+from tests.pages.cold import Cold
 from tests.pages.navigation import ROOT, arrive
 
 
@@ -33,32 +31,12 @@ def app(app_home: Path) -> AppTest:
     return app.run()
 
 
-COLD = """
-import json, sys
-from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("app.py", default_timeout=60).run()
-app.button(key="give-up").click().run()
-print(json.dumps({"torch": "torch" in sys.modules, "title": app.title[0].value,
-                  "text": [t.value for t in app.text], "buttons": [b.label for b in app.button]}))
-import engine
-engine.default_workspace().close()
-"""
-
-
-def test_the_question_and_its_answer_need_no_torch(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_the_question_and_its_answer_need_no_torch(cold: Cold) -> None:
+    found = cold["start"]
     item = state.gallery_item("start")
     assert item is not None
     assert item.culprit is not None
-    assert found["title"] == "Which token broke it?"
+    assert found["title"] == ["Which token broke it?"]
     assert not found["torch"]
     assert f"Make it say “{item.culprit.alternative}” instead" in found["buttons"]
     assert any("broke it" in t for t in found["text"])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +17,10 @@ from engine.render.axes import Quantity
 from engine.render.bars import bars_css, bars_data
 from engine.subjects import simple_turns
 from pages.widgets import state, summaryviews
+from tests.pages.cold import Cold
 from tests.pages.hostile import HOSTILE
 from tests.pages.navigation import ROOT
 from tests.pages.test_tokens_page import idle, texts, until
-
-COLD = """
-import json, sys, time
-from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("app.py", default_timeout=60).run()
-app.switch_page("pages/summary.py").run()
-end = time.monotonic() + 60
-while any(b.label == "Cancel" for b in app.button) and time.monotonic() < end:
-    time.sleep(0.1)
-    app.run()
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "text": [t.value for t in app.text],
-    "tables": [len(d.value) for d in app.dataframe],
-}))
-import engine
-engine.default_workspace().close()
-"""
 
 
 @pytest.fixture
@@ -65,16 +43,8 @@ def show(app: AppTest, trace: Trace) -> AppTest:
     return healthy(until(app.run(), idle))
 
 
-def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_it_opens_on_a_gallery_result_without_torch(cold: Cold):
+    seen = cold["summary"]
     assert seen["title"] == ["How did the model read this text as a whole?"]
     assert not seen["torch"]
     assert not seen["transformers"]

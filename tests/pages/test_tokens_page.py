@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +15,10 @@ from engine import kernel
 from engine.errors import Cancelled
 from pages.widgets import state
 from pages.widgets.selection import Selection
+from tests.pages.cold import Cold
 from tests.pages.navigation import ROOT
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-COLD = """
-import json, sys
-from streamlit.testing.v1 import AppTest
-app = AppTest.from_file("app.py", default_timeout=60).switch_page("pages/tokens.py").run()
-print(json.dumps({
-    "torch": "torch" in sys.modules,
-    "transformers": "transformers" in sys.modules,
-    "title": [t.value for t in app.title],
-    "text": [t.value for t in app.text],
-    "selection": app.session_state["tokenscope.selection"].first,
-}))
-import engine
-engine.default_workspace().close()
-"""
 
 
 def texts(app: AppTest) -> list[str]:
@@ -71,16 +54,8 @@ def idle(app: AppTest) -> bool:
     return not any(b.label == "Cancel" for b in app.button)
 
 
-def test_it_opens_on_a_gallery_result_without_torch(tmp_path: Path):
-    done = subprocess.run(
-        [sys.executable, "-c", COLD],
-        cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seen = json.loads(done.stdout.splitlines()[-1])
+def test_it_opens_on_a_gallery_result_without_torch(cold: Cold):
+    seen = cold["tokens"]
     assert seen["title"] == ["What did the model think of every token?"]
     assert not seen["torch"]
     assert not seen["transformers"]

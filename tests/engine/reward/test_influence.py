@@ -31,10 +31,9 @@ from tests.engine.reward.groups import (
     state,
     trainable,
 )
-from tests.engine.tiny import FAMILIES, tiny_model
+from tests.engine.tiny import tiny_model, walked
 
 SOME = ("llama", "gpt2", "qwen2", "mistral", "gemma2", "gpt_neox")
-WALKED = [pytest.param(f, marks=[] if f in SOME else [pytest.mark.slow]) for f in FAMILIES]
 DOUBLE = ("gpt2", "gpt_neox", "opt")
 """Families whose plain forward is double precision throughout, as autograd reads it here."""
 
@@ -43,7 +42,7 @@ def exact(model: Any, scored: Any, dtype: Any = torch.float64, **choices: Any) -
     return finish(influence(model, scored, dtype=dtype, **choices)).values
 
 
-@pytest.mark.parametrize("family", WALKED)
+@pytest.mark.parametrize("family", walked(*SOME))
 def test_products_of_gradients_over_all_weights(family: str) -> None:
     """A_j/(G |y_j|) ⟨∇ Σ log π(right), ∇ log p⟩ by one backward for every token."""
     model, scored = loaded(family), scored_of(group())
@@ -78,7 +77,7 @@ def test_single_precision_is_near() -> None:
             np.testing.assert_allclose(found, expected, atol=tolerance * abs(expected).max())
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_real_removals_of_single_terms(family: str) -> None:
     """A step without one token's term changes Σ log π(right) by minus its influence."""
     model, scored = loaded(family), scored_of(group())
@@ -116,7 +115,7 @@ def test_batches_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(exact(model, scored), whole, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", WALKED)
+@pytest.mark.parametrize("family", walked("llama", "gemma2", "gpt_neox"))
 def test_reading_the_prompt_once_changes_nothing(family: str) -> None:
     model, scored = loaded(family), scored_of(group(lengths=(9, 1, 3, 6)))
     network = Network(model, scored, torch.float64)
