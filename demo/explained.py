@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from engine import Request, Trace
+from engine import Request, Text, Trace
 
-FAMILIES = ("attribution", "flow")
+FAMILIES = ("attribution", "flow", "tokenizer")
 """Analyses that this file asks for."""
 
 OVER_CAUSES = ("attribution.precision", "flow.causal")
@@ -22,8 +22,16 @@ COMPARED = (
 )
 """Methods whose scores of the answer are stored for the first text."""
 
+FLOWING = ("start", "solved", "solved-multidigit")
+"""Texts whose backbone is stored: the tables are large, and computing one takes a second."""
+
 LONGEST = 256
 """Tokens of a text up to which it is explained in advance."""
+
+
+def of_model(model: str) -> Iterator[Request]:
+    """Results of a model that belong to no text."""
+    yield Request("tokenizer.probe", Text(prompt=""), model)
 
 
 def requests(name: str, trace: Trace, model: str, expected: str | None) -> Iterator[Request]:
@@ -38,7 +46,7 @@ def requests(name: str, trace: Trace, model: str, expected: str | None) -> Itera
     if len(trace) > LONGEST or trace.response_start >= len(trace):
         return
     yield Request("attribution.occlusion", trace, model, {"targets": "response"})
-    if {"question", "answer"} <= set(trace.spans):
+    if name in FLOWING:
         yield Request("flow.backbone", trace, model, {"share": 0.5})
     if name != "start":
         return

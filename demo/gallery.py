@@ -116,6 +116,7 @@ def _causes(model: str, folder: Path, workspace: Workspace) -> None:
     file = folder / f"causes-{model}.jsonl"
     subject = causes.rollouts(model, CAUSES, file, workspace)
     requests = [Request(name, subject, model) for name in explained.OVER_CAUSES]
+    requests += explained.of_model(model)
     for result in run(*requests, workspace=workspace):
         pack(workspace, result.key, folder / "results")
     _tell(f"{model}: true causes of {CAUSES} right answers")

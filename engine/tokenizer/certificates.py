@@ -51,7 +51,7 @@ class Prover:
             return None
         wrong = next((byte for byte in data if byte in IMPOSSIBLE), None)
         if wrong is not None:
-            return f"No UTF-8 text contains the byte \\x{wrong:02x}."
+            return f"No UTF-8 text contains this byte: \\x{wrong:02x}."
         return "Its bytes are part of no UTF-8 text."
 
     def _normalized_away(self, token_id: int) -> str | None:
@@ -65,7 +65,7 @@ class Prover:
                 return f"Normalization ({name}) never leaves these characters: it changes them."
         for character, name in self._replaced.items():
             if character in text:
-                return f"Normalization ({name}) leaves no {character!r} in a text."
+                return f"Normalization ({name}) leaves none of these in a text: {character!r}."
         return None
 
     @cached_property
@@ -163,13 +163,23 @@ class Prover:
         return self._not_best(token_id) if kind == "unigram" else None
 
     def _byte_unneeded(self, token_id: int) -> str | None:
-        """A byte stands for characters without a token; an ASCII byte for one character only."""
+        """A byte token stands for characters without a token: are there any with this byte?
+
+        Looked at are ASCII, and the bytes that begin characters of two.
+        """
         byte = self.spec.pieces[token_id].data[0]
-        character = chr(byte)
-        own = self.spec.by_raw.get(character)
-        if byte < 0x80 and own is not None and self.spec.pieces[own].kind == "text":
-            return f"Its only character {character!r} has a token of its own."
-        return None
+        if byte < 0x80:
+            characters = [chr(byte)]
+        elif 0xC2 <= byte < 0xE0:
+            characters = [chr((byte & 0x1F) << 6 | low) for low in range(64)]
+        else:
+            return None
+        for character in characters:
+            own = self.spec.by_raw.get(character)
+            if own is None or self.spec.pieces[own].kind != "text":
+                return None
+        which = repr(characters[0]) if len(characters) == 1 else "all 64"
+        return f"Characters with this byte have tokens of their own: {which}."
 
     def _not_merged(self, token_id: int) -> str | None:
         """A token that merges make in some text they also make of the token alone.

@@ -105,6 +105,21 @@ class Looked:
         return tuple(self.spec.token(i) for i in ids)
 
 
+def alone(spec: TokenizerSpec, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of texts as if they stood inside a line: without the space a tokenizer puts first."""
+    if not spec.prefix_space:
+        return spec.encode_ids(texts)
+    start = spec.encode_ids([_LINE])[0]
+    rows = spec.encode_ids([_LINE + text for text in texts])
+    kept = [row[len(start) :] if row[: len(start)] == start else None for row in rows]
+    if None in kept:
+        return spec.encode_ids(texts)
+    return [row for row in kept if row is not None]
+
+
+_LINE = "\n"
+
+
 def named(text: str, most: int = 6) -> str:
     """Code points of a few characters, with the name of a single one."""
     codes = " ".join(f"U+{ord(c):04X}" for c in text[:most])

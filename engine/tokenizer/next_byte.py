@@ -211,8 +211,12 @@ def _names(prompt: Prompt) -> dict[str, list[Any]]:
     return {
         "kind": ["byte"] * END + ["end"] + ["control"] * len(controls),
         "byte": [*range(END), *[None] * (1 + len(controls))],
-        "token": [*(show(bytes([byte])) for byte in range(END)), None, *tokens],
+        "token": [*map(_readable, range(END)), None, *tokens],
     }
+
+
+def _readable(byte: int) -> str:
+    return chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
 
 
 def _bytes(prompt: Prompt, exact: Reals, view: Reals) -> pa.Table:

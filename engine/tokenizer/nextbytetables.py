@@ -11,7 +11,9 @@ _P = "probability"
 
 _KIND = Column(_S, "byte, end (the text ends here), or control (a token that is no text).")
 _BYTE = Column(_I, "The next byte, 0 to 255; null when no byte of text follows.")
-_TOKEN = Column(_S, "The byte as a character, or the control token; null for the end.")
+_TOKEN = Column(
+    _S, "The byte as a character (\\xNN if it is none), or the control token; null for the end."
+)
 
 BYTES = Table(
     {

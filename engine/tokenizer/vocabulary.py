@@ -136,7 +136,7 @@ def _summary(kinds: Sequence[Sort], found: Sequence[Verdict]) -> pa.Table:
 
 def _short(proof: str) -> str:
     """A certificate without what it says of this one token."""
-    return proof.split(":")[0].split(" byte \\x")[0].split(" '")[0].rstrip(".")
+    return proof.split(":")[0].rstrip(".")
 
 
 def _bigrams(ctx: Context, spec: TokenizerSpec, kinds: Sequence[Sort]) -> pa.Table:

@@ -19,6 +19,7 @@ from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint
 from pages.widgets.selection import Selection
 from pages.widgets.share import share
+from pages.widgets.tables import plain_table
 
 TABS = {
     "matrix": "Targets × sources",
@@ -202,9 +203,7 @@ def _causes() -> None:
         "The stories' generator knows which tokens each result depends on. How many of a "
         "method's top k sources are among the k true ones, over right answers taken as they came:"
     )
-    attributionpictures.plain_table(
-        table, engine.analyses()["attribution.precision"].tables["precision"].columns
-    )
+    plain_table(table, engine.analyses()["attribution.precision"].tables["precision"].columns)
     downloads(stored, "precision", "Precision", key="precision")
     downloads(stored, "cases", "Cases", key="cases")
 
@@ -223,7 +222,7 @@ def _reliance(trace: Trace, asked: Asked, selection: Selection) -> None:
     found = ask("attribution.eagle", request, "Measure reliance", doing="Measuring reliance")
     if found is None:
         return
-    attributionpictures.plain_table(
+    plain_table(
         found.table("reliance"), engine.analyses()["attribution.eagle"].tables["reliance"].columns
     )
     downloads(found, "reliance", "Reliance", key="reliance")
@@ -246,7 +245,7 @@ def _steer(trace: Trace, asked: Asked, selection: Selection) -> None:
     found = ask("attribution.steering", request, "Steer the model", doing="Steering")
     if found is None:
         return
-    attributionpictures.plain_table(
+    plain_table(
         found.table("continuations"),
         engine.analyses()["attribution.steering"].tables["continuations"].columns,
     )

@@ -15,12 +15,12 @@ from engine.gallery import cause_rollouts
 from engine.render.flowsvg import flowgraph_svg
 from pages.widgets import flowforms, flowpictures, flowviews, state
 from pages.widgets.asking import ask
-from pages.widgets.attributionpictures import plain_table
 from pages.widgets.downloads import downloads, table_view
 from pages.widgets.flowforms import Asked
 from pages.widgets.flowviews import Drawn
 from pages.widgets.notice import hint
 from pages.widgets.share import share
+from pages.widgets.tables import plain_table
 
 TABS = {
     "hubs": "Hubs and ways",

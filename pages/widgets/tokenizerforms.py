@@ -118,8 +118,8 @@ def controls(trace: Trace | None) -> Asked | None:
 def _shown_text(trace: Trace | None) -> str:
     if trace is None:
         return ""
-    added = set(trace.added)
-    data = b"".join(p for i, p in enumerate(trace.pieces) if i not in added)
+    left_out = {*trace.added, *trace.special}
+    data = b"".join(p for i, p in enumerate(trace.pieces) if i not in left_out)
     return data.decode("utf-8", "replace")[:LONGEST]
 
 

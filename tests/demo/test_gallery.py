@@ -103,7 +103,7 @@ def test_what_there_is() -> None:
         assert item.description[-1] in ".?", item.description
         assert item.trace.title == (item.title if item.kind == "trace" else item.trace.title)
     size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
-    assert size < 4_000_000
+    assert size < 5_000_000
 
 
 def test_right_and_wrong_stories_are_what_they_are_called() -> None:

@@ -87,6 +87,7 @@ def pages() -> Cold:
             "attribution-tabs",
             tuple(attributiontabs.TABS[name] for name in ("verdict", "causes", "reliance")),
         ),
+        "tokenizer": seen(drawn("tokenizer")),
         "flow": walked(
             drawn("flow"),
             "flow-tabs",

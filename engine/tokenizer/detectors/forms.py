@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import regex  # type: ignore[import-untyped]
 
-from engine.tokenizer.looked import Finding, Looked, named, some
+from engine.tokenizer.looked import Finding, Looked, alone, named, some
 
 FORMS = ("NFC", "NFD", "NFKC")
 MOST = 200
@@ -36,7 +36,7 @@ def unicode_forms(look: Looked) -> Iterator[Finding]:
         if all(w == cluster for w in written.values()):
             continue
         texts = [cluster, *written.values()]
-        rows = look.spec.encode_ids(texts)
+        rows = alone(look.spec, texts)
         if all(row == rows[0] for row in rows):
             continue
         other = next(n for n, row in enumerate(rows) if row != rows[0])

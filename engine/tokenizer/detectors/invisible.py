@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import regex  # type: ignore[import-untyped]
 
 from engine.tokenizer.categories import script_of
-from engine.tokenizer.looked import Finding, Looked, named, some
+from engine.tokenizer.looked import Finding, Looked, alone, named, some
 
 MOST = 200
 WINDOW = 512
@@ -93,7 +93,7 @@ def mixed_scripts(look: Looked) -> Iterator[Finding]:
             "warning",
             f"The word {word!r} mixes {' and '.join(sorted(map(str, scripts)))}{odd}.",
             look.tokens(look.covering(start, end)),
-            look.shown(look.spec.encode_ids([plain])[0]) if seems else (),
+            look.shown(alone(look.spec, [plain])[0]) if seems else (),
         )
         found += 1
         if found == MOST:

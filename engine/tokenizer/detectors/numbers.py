@@ -33,14 +33,18 @@ def numbers(look: Looked) -> Iterator[Finding]:
         kind, group = pattern(sizes)
         right = agreement(sizes)
         wanted = "|".join(_groups(digits, threes(len(digits))))
+        place = (
+            ""
+            if kind == "single"
+            else f"; {right:.0%} of the cuts are where thousands end ({wanted})"
+        )
         yield Finding(
             "numbers",
             start,
             end,
             "note" if right == 1 or kind == "single" else "warning",
-            f"{digits} is cut {'|'.join(_groups(digits, sizes))}: {_SAID[kind].format(group)}; "
-            f"{right:.0%} of the cuts are where thousands end ({wanted}); it occurs "
-            f"{some(seen[digits], 'time')}.",
+            f"{digits} is cut {'|'.join(_groups(digits, sizes))}: {_SAID[kind].format(group)}"
+            f"{place}; it occurs {some(seen[digits], 'time')}.",
             look.tokens(look.covering(start, end)),
         )
         if len(done) >= MOST:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import regex  # type: ignore[import-untyped]
 
-from engine.tokenizer.looked import Finding, Looked, some
+from engine.tokenizer.looked import Finding, Looked, alone, some
 from engine.tokenizer.spec import TokenizerSpec
 
 MOST = 500
@@ -37,8 +37,7 @@ def variants(spec: TokenizerSpec, text: str) -> list[Variants]:
         places.setdefault(word, match.start())
     words = list(places)[:MOST]
     texts = [form for word in words for form in _forms(word)]
-    rows = spec.encode_ids(texts)
-    # The space a tokenizer puts before a text is there with and without the typed one.
+    rows = alone(spec, texts)
     found: list[Variants] = []
     for at, word in enumerate(words):
         mine = rows[at * len(VARIANTS) : (at + 1) * len(VARIANTS)]
@@ -77,5 +76,5 @@ def word_variants(look: Looked) -> Iterator[Finding]:
             f"{word!r} has {some(len(covering), 'token')} here, {form!r} only "
             f"{found.counts[best]}: {sizes}.",
             look.tokens(covering),
-            look.shown(look.spec.encode_ids([form])[0]),
+            look.shown(alone(look.spec, [form])[0]),
         )

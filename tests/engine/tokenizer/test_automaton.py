@@ -34,7 +34,7 @@ def pieces(node: dict[str, object], alphabet: str) -> set[str]:
     else:
         rule = kind(**settings)
     found: set[str] = set()
-    for length in range(1, (4 if len(alphabet) > 5 else LONGEST) + 1):
+    for length in range(1, (4 if len(alphabet) > 4 else LONGEST) + 1):
         for text in itertools.product(alphabet, repeat=length):
             for piece, _ in rule.pre_tokenize_str("".join(text)):
                 ends = itertools.combinations(range(len(piece) + 1), 2)

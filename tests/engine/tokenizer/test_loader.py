@@ -20,7 +20,7 @@ from engine.tokenizer.embeddings import PROMPTS, indicators, repeated
 from engine.tokenizer.loader import files_digest
 from engine.tokenizer.undertrained import verdict
 from engine.workspace import Workspace
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import FAMILIES, tiny_folder, tiny_model
 from tests.engine.tokenizer.test_vocabulary import byte_level
 from tests.engine.tokenizer.toys import save, toy
 
@@ -154,3 +154,21 @@ def test_planted_tokens_are_found(
 def test_verdicts() -> None:
     names = [verdict(p) for p in (0.0, 0.00099, 0.001, 0.1, 0.5, 0.9, 0.91)]
     assert names == ["strong", "strong", "weak", "weak", "unclear", "unclear", "rejected"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_and_prompts_of_every_family(workspace: Workspace, family: str) -> None:
+    path = str(tiny_folder(family))
+    model = workspace.load(workspace.plan_model(path))
+    found = indicators(model, np.array([1, 2]))
+    own = model.model.get_input_embeddings().weight is model.model.get_output_embeddings().weight
+    assert found.tied == own
+    assert len(found.input_norm) == len(found.output_norm) == model.vocab_size
+    assert found.output_cosine is not None
+    assert np.isfinite(found.output_cosine).all()
+    chances: dict[int, float] = {}
+    before = model.forwards
+    list(repeated(model, load_spec(path), [65, 200], chances))
+    assert model.forwards - before == len(PROMPTS)
+    assert set(chances) == {65, 200}
+    assert all(0 <= chance <= 1 for chance in chances.values())

@@ -188,6 +188,7 @@ def test_single_bytes_are_the_token_model(workspace: Workspace, llama: str) -> N
     for covers in ("canonical", "all"):
         result = ask(workspace, prompt, llama, covers=covers, threshold=0)
         rows = result.table("bytes").to_pylist()
+        assert [rows[byte]["token"] for byte in (10, 65, 200)] == ["\\x0a", "A", "\\xc8"]
         for row in rows[:256]:
             assert row["token_view"] == pytest.approx(after[row["byte"]], abs=1e-6)
         assert rows[256]["token_view"] == pytest.approx(after[TINY_EOS], abs=1e-6)

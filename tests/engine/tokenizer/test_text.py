@@ -171,6 +171,15 @@ def test_words_by_case_and_space() -> None:
     assert len(found[0].before) - len(found[0].after) >= 2
 
 
+def test_a_prefix_space_is_no_part_of_a_word() -> None:
+    """Llama 2's kind puts a space first: inside a line the bare word has none."""
+    spec = toy("fallback_bpe")
+    (word,) = variants(spec, "the")
+    assert spec.prefix_space
+    assert word.counts["spaced"] == len(spec.encode("the").ids) == 1
+    assert word.counts["bare"] == len(spec.form_ids("the")) == 2
+
+
 def test_special_and_added_tokens() -> None:
     text = "say <bos> sting"
     found = find("special_tokens", "added_bpe", text)

@@ -16,7 +16,6 @@ import pytest
 from engine.pieces import byte_symbols
 from engine.result import Request, Result
 from engine.running import run
-from engine.subjects import TokenizerRef
 from engine.tokenizer import TokenizerSpec, installed, load_spec, reference
 from engine.tokenizer.bigrams import bigrams
 from engine.tokenizer.categories import CATEGORIES, sort_of, sorts
@@ -89,7 +88,7 @@ def test_all_texts_over_three_characters(parts: dict[str, Any]) -> None:
     """Ids of all texts of up to six characters: none is refused, and all are found."""
     texts = ["".join(t) for n in range(1, 7) for t in itertools.product("ab ", repeat=n)]
     seen: Counter[str] = Counter()
-    for seed in range(3):
+    for seed in range(2):
         spec = made(random_merges(random.Random(seed), "ab ", 14), "ab ", **dict(parts))
         occurring = set(itertools.chain.from_iterable(spec.encode_ids(texts)))
         for i, verdict in enumerate(judged(spec)):
@@ -287,4 +286,3 @@ def test_tekken(workspace: Workspace) -> None:
     assert all(r["reachable"] == "yes" for r in plain)
     partial = [r for r in rows if r["utf8"] not in ("whole", "impossible")]
     assert sum(r["reachable"] == "yes" for r in partial) >= 1417
-    assert isinstance(result.subject, TokenizerRef)

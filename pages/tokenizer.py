@@ -1,0 +1,95 @@
+"""What does the tokenizer do to this text, and what can be proved about it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+import engine
+from engine import Result, UserError
+from engine.errors import Cancelled
+from pages.widgets import places, state, tokenizerforms, tokenizertabs, tokenizerviews
+from pages.widgets.about import about
+from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.selection import Selection, next_selection
+from pages.widgets.strip import bus, token_strip
+from pages.widgets.tokenizerforms import Asked
+from pages.widgets.tokenizerviews import CHANNEL
+from pages.widgets.waiting import waiting
+
+TITLE = "What does the tokenizer do to this text?"
+STRIP = "tokenizer-strip"
+
+
+@guarded
+def page() -> None:
+    """The whole page, top to bottom."""
+    head = st.container(key="head")
+    head.title(TITLE, anchor=False)
+    asked = tokenizerforms.controls(state.shown_trace())
+    if asked is None:
+        return
+    if not asked.text:
+        hint("Type or paste a text above.", key="empty")
+        return
+    cut = _cut(asked)
+    if cut is not None:
+        _linked(asked, cut)
+
+
+def _cut(asked: Asked) -> Result | None:
+    slot = "tokenizer.text"
+    try:
+        found = state.answer(slot, asked.request("text"))
+    except UserError as error:
+        problem(error, key=slot)
+        return None
+    except Cancelled as error:
+        with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
+            st.text(str(error) or "Cancelled.")
+            st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
+        return None
+    if isinstance(found, state.Job):
+        waiting(found, key=slot, doing="Cutting the text")
+        return None
+    return found
+
+
+@st.fragment
+@guarded
+def _linked(asked: Asked, cut: Result) -> None:
+    """The text in tokens, the selected one, and the tabs; a click draws only these again."""
+    view = tokenizerviews.shown(cut)
+    selection = _selection(view)
+    with st.container(key="lede"):
+        st.text(tokenizerviews.sentence(cut))
+    left, right = st.container(key="linked").columns([2.1, 1], gap="medium")
+    with left:
+        _, drawn = token_strip(view.strip, key=STRIP)
+        if asked.other is not None:
+            tokenizertabs.beside(asked, cut)
+        tokenizertabs.findings(cut)
+    with right, st.container(key="details-box"):
+        tokenizertabs.details(cut, view, selection.last)
+        places.questions("tokenizer")
+    # What is below the first picture does not delay it.
+    if drawn or state.recall("drawn"):
+        state.remember("drawn", True)
+        tokenizertabs.below(asked, cut)
+        about(engine.analyses()["tokenizer.text"], view.signal, cut)
+    bus(CHANNEL, {"signal": view.signal.name, "prompt": True, **selection.message()}, key="tok-bus")
+
+
+def _selection(view: tokenizerviews.View) -> Selection:
+    kept = st.session_state.get(STRIP)
+    event: Any = kept.get("selection") if isinstance(kept, Mapping) else None
+    found = next_selection(
+        state.recall("tokenizer.selection"), view.name, view.length, view.start, {"strip": event}
+    )
+    state.remember("tokenizer.selection", found)
+    return found
+
+
+page()

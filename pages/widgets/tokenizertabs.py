@@ -1,0 +1,334 @@
+"""What stands beside and below the text of the Tokenizer page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import streamlit as st
+
+import engine
+from engine import Request, Result, Text
+from engine.render.text import plain
+from pages.widgets import state, tokenizerviews
+from pages.widgets.asking import ask
+from pages.widgets.downloads import downloads
+from pages.widgets.notice import hint, problem
+from pages.widgets.tables import plain_table
+from pages.widgets.tokenizerforms import Asked
+from pages.widgets.tokenizerviews import View
+
+TABS = {
+    "spellings": "Spellings",
+    "ids": "Ids",
+    "vocabulary": "Vocabulary",
+    "next": "Next byte",
+    "probe": "Probe",
+    "numbers": "All numbers",
+}
+FINDINGS = 10
+"""Findings shown before the rest is folded away."""
+
+BUNDLED = ("demo", "demo-multidigit")
+"""Two models that differ in how numbers are cut."""
+
+STEPS = 14
+"""Merges shown of a long word."""
+
+
+def details(cut: Result, view: View, position: int) -> None:
+    """The selected token: bytes, id, and why it was cut here."""
+    (row,) = cut.table("tokens").slice(position, 1).to_pylist()
+    st.subheader(f"Position {position:,}, id {row['token_id']:,}", anchor=False)
+    with st.container(key="reward-token"):
+        st.text(plain(row["token_bytes"], special=row["kind"] == "special"))
+    with st.container(key="facts"):
+        st.text(
+            f"bytes   {row['token_bytes'].hex(' ')}\n"
+            f"in the text   {row['start_byte']}–{row['end_byte']}\nkind   {row['kind']}"
+        )
+    rule, lines = tokenizerviews.steps(cut, position)
+    st.text("Why was it cut here")
+    if rule:
+        st.code(rule, language=None, wrap_lines=True)
+    if lines:
+        shown = (
+            lines if len(lines) <= 14 else [*lines[:6], f"… {len(lines) - 12} more …", *lines[-6:]]
+        )
+        st.code("\n".join(shown), language=None, wrap_lines=True)
+
+
+def findings(cut: Result) -> None:
+    """What was found, the worst first."""
+    rows = sorted(
+        cut.table("findings").to_pylist(),
+        key=lambda r: (tokenizerviews.WORSE.index(r["severity"]), r["start_byte"] or 0),
+    )
+    if not rows:
+        return
+    st.subheader("Findings", anchor=False)
+    listed = [
+        {
+            "": row["severity"],
+            "finding": row["finding"].replace("_", " "),
+            "evidence": row["evidence"],
+            "at byte": row["start_byte"],
+            "before": _joined(row["before"]),
+            "after": _joined(row["after"]),
+        }
+        for row in rows
+    ]
+    st.dataframe(
+        pa.Table.from_pylist(listed),
+        hide_index=True,
+        row_height=28,
+        height=37 + 28 * min(len(listed), FINDINGS),
+        placeholder="–",
+        column_config={"evidence": st.column_config.Column(width="large")},
+    )
+
+
+def _joined(tokens: list[str] | None) -> str:
+    return "|".join(plain(t) for t in tokens or ())
+
+
+def beside(asked: Asked, cut: Result) -> None:
+    """Where a second tokenizer cuts otherwise."""
+    assert asked.other is not None
+    request = Request(
+        "tokenizer.compare",
+        asked.request("text").subject,
+        None,
+        {"others": (asked.other,)},
+    )
+    found = ask("tokenizer.compare", request, "Compare", auto=True, doing="Comparing")
+    if found is None:
+        return
+    columns = engine.analyses()["tokenizer.compare"].tables
+    plain_table(found.table("summary"), columns["summary"].columns)
+    spans = found.table("spans")
+    st.text(f"They cut {spans.num_rows:,} stretches differently" + (":" if spans.num_rows else "."))
+    if spans.num_rows:
+        rows = [
+            {
+                "at byte": row["start_byte"],
+                "this one": _joined(row["first"]),
+                "the other": _joined(row["other"]),
+            }
+            for row in spans.to_pylist()
+        ]
+        st.dataframe(
+            pa.Table.from_pylist(rows),
+            hide_index=True,
+            row_height=28,
+            height=37 + 28 * min(len(rows), 8),
+        )
+    downloads(found, "spans", "Differences", key="compare")
+
+
+def below(asked: Asked, cut: Result) -> None:
+    """Spellings, ids, vocabulary, next byte and probe; only the open one is drawn."""
+    tabs = st.tabs(list(TABS.values()), key="tokenizer-tabs", on_change="rerun")
+    drawn = dict(zip(TABS, tabs, strict=True))
+    makers = {
+        "spellings": lambda: _spellings(asked),
+        "ids": lambda: _ids(asked),
+        "vocabulary": lambda: _vocabulary(asked),
+        "next": lambda: _next_byte(asked),
+        "probe": lambda: _probe(asked),
+        "numbers": lambda: _numbers(cut),
+    }
+    for name, tab in drawn.items():
+        if tab.open:
+            with tab:
+                makers[name]()
+
+
+def _columns(name: str, table: str) -> Any:
+    return engine.analyses()[f"tokenizer.{name}"].tables[table].columns
+
+
+def _show(found: Result, name: str, table: str, rows: pa.Table | None = None) -> None:
+    plain_table(found.table(table) if rows is None else rows, _columns(name, table))
+
+
+def _spellings(asked: Asked) -> None:
+    given = st.text_input(
+        "A string of the text, or any other",
+        value=asked.text.split("\n")[0][:60],
+        key="tokenizer-string",
+        persist_state="session",
+        max_chars=2000,
+    )
+    if not given:
+        return
+    one = Asked(given, asked.ref, asked.model)
+    found = ask(
+        "tokenizer.spellings", one.request("spellings", model=asked.own_model),
+        "Count its spellings", doing="Counting",
+    )  # fmt: skip
+    if found is None:
+        return
+    row = found.table("spellings").to_pylist()[0]
+    number = row["spellings"]
+    number = f"{int(number):,}" if number and len(number) < 16 else f"2^{row['log2_spellings']:.1f}"
+    st.text(
+        f"{number} token sequences spell it, {row['bits_per_byte']:.2f} bits a byte; the tokenizer "
+        f"takes {row['canonical_length']:,} tokens, the shortest has {row['shortest_length']:,}."
+    )
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.text("The best ones")
+        _show(found, "spellings", "best", _readable(found.table("best")))
+    with right:
+        share = found.table("share").to_pylist()
+        if share and share[0]["canonical_share"] is not None:
+            got = share[0]
+            st.text(
+                f"Of the probability the model gives to the string, {got['canonical_share']:.1%} "
+                f"is on the tokenizer's own spelling ({got['low']:.1%}–{got['high']:.1%})."
+            )
+        st.text("Drawn at random")
+        draws = found.table("draws").slice(0, 12)
+        _show(found, "spellings", "draws", _readable(draws))
+    downloads(found, "best", "Spellings", key="spellings")
+    downloads(found, "draws", "Draws", key="draws")
+
+
+def _readable(table: pa.Table) -> pa.Table:
+    """Lists of tokens as one line each; ids are in the download."""
+    for name in ("tokens", "given", "canonical"):
+        if name in table.column_names and pa.types.is_list(table[name].type):
+            at = table.column_names.index(name)
+            lines = pa.array([_joined(t) for t in table[name].to_pylist()], pa.string())
+            table = table.set_column(at, name, lines)
+    kept = [n for n in table.column_names if not pa.types.is_list(table[n].type)]
+    return table.select([n for n in kept if n not in ("part",)])
+
+
+def _ids(asked: Asked) -> None:
+    st.text("Are these the ids the tokenizer itself would give, and where not, what differs?")
+    given = st.text_area(
+        "Ids, separated by commas or spaces",
+        key="tokenizer-ids",
+        height=80,
+        persist_state="session",
+        placeholder="12, 345, 67",
+    )
+    words = given.replace(",", " ").split()
+    if not words:
+        hint("Paste ids of a log or of an engine.", key="ids")
+        return
+    if not all(w.isdecimal() and len(w) < 10 for w in words):
+        wrong = next(w for w in words if not (w.isdecimal() and len(w) < 10))
+        problem(f"{plain(wrong[:20])} is no id: give whole numbers such as 12, 345.", key="ids")
+        return
+    request = asked.request("ids", ids=tuple(int(w) for w in words))
+    found = ask("tokenizer.ids", request, "Look at them", auto=True, doing="Reading the ids")
+    if found is None:
+        return
+    (row,) = found.table("summary").to_pylist()
+    st.text(
+        "They are canonical."
+        if row["canonical"]
+        else f"Not canonical: {row['regions']:,} stretches differ; {row['given_tokens']:,} ids are "
+        f"given, the tokenizer takes {row['canonical_tokens']:,}."
+    )
+    if found.table("regions").num_rows:
+        _show(found, "ids", "regions", _readable(found.table("regions")))
+    downloads(found, "regions", "Regions", key="regions")
+
+
+def _vocabulary(asked: Asked) -> None:
+    st.text("Which tokens can ever occur? Each answer has its proof; nothing is guessed.")
+    found = ask(
+        "tokenizer.vocabulary", asked.vocabulary(), "Audit the vocabulary", doing="Auditing"
+    )
+    if found is None:
+        return
+    _show(found, "vocabulary", "summary")
+    ids = found.table("ids")
+    odd = ids.filter(
+        pc.or_(pc.not_equal(ids["reachable"], "yes"), pc.not_equal(ids["utf8"], "whole"))
+    )
+    st.text(f"{odd.num_rows:,} ids that cannot occur, stay open, or hold parts of characters:")
+    plain_table(odd.drop_columns(["token_bytes"]).slice(0, 500), _columns("vocabulary", "ids"))
+    if found.table("bigrams").num_rows:
+        st.text("Pairs that share a character and belong to different scripts:")
+        _show(found, "vocabulary", "bigrams")
+    downloads(found, "ids", "All ids", key="ids")
+
+
+def _next_byte(asked: Asked) -> None:
+    if not asked.own_model:
+        hint("Choose the model's own tokenizer above: the model is asked here.", key="next")
+        return
+    st.text(
+        "What the model says next, byte by byte, when the prompt's last tokens are not taken as "
+        "they happen to be cut. Try a prompt that ends in a space or inside a word."
+    )
+    prompt = st.text_area(
+        "Prompt",
+        value=asked.text[:200],
+        key="tokenizer-prompt",
+        height=80,
+        max_chars=4000,
+        persist_state="session",
+    )
+    if not prompt:
+        return
+    request = Request("tokenizer.next_byte", Text(prompt=prompt), {"model": asked.model})
+    found = ask("tokenizer.next_byte", request, "What comes next?", doing="Asking the model")
+    if found is None:
+        return
+    (row,) = found.table("summary").to_pylist()
+    st.text(
+        f"The boundary misplaces {row['total_variation']:.1%} of the probability; after token "
+        f"healing {_percent(row['healing_variation'])}, after token alignment "
+        f"{_percent(row['alignment_variation'])}."
+    )
+    table = found.table("bytes").sort_by([("probability", "descending")]).slice(0, 20)
+    _show(found, "next_byte", "bytes", table)
+    st.text("The ways to cut the prompt's end that count")
+    _show(found, "next_byte", "covers", _readable(found.table("covers")))
+    downloads(found, "bytes", "Next byte", key="next")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _probe(asked: Asked) -> None:
+    """Tasks about letters and digits; of the bundled models the other one stands beside."""
+    st.text(
+        "Small tasks about letters and digits: does the model see what is inside its tokens? The "
+        "two bundled models learned the same stories, one with a token for each digit."
+    )
+    found = ask("tokenizer.probe", _probing(asked.model), "Run the tasks", doing="Asking the model")
+    if found is None:
+        return
+    st.text(asked.model)
+    _show(found, "probe", "tasks")
+    downloads(found, "tasks", "Tasks", key="probe")
+    downloads(found, "cases", "Cases", key="probe-cases")
+    other = dict([BUNDLED, BUNDLED[::-1]]).get(asked.model)
+    beside = None if other is None else state.workspace().lookup(_probing(other))
+    if beside is not None:
+        st.text(f"{other}, the same questions")
+        _show(beside, "probe", "tasks")
+
+
+def _probing(model: str) -> Request:
+    return Request("tokenizer.probe", Text(prompt=""), {"model": model})
+
+
+def _numbers(cut: Result) -> None:
+    for table, label in (("tokens", "Tokens"), ("words", "Words"), ("letters", "Letters")):
+        rows = cut.table(table)
+        if rows.num_rows:
+            st.text(label)
+            shown = rows.drop_columns(["token_bytes"]) if table == "tokens" else rows
+            _show(cut, "text", table, shown.slice(0, 2000))
+    for table in ("findings", "tokens", "cuts", "letters", "words"):
+        downloads(cut, table, table.capitalize(), key=f"cut-{table}")

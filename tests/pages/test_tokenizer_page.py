@@ -1,0 +1,73 @@
+"""The Tokenizer page without a browser: what it says, asks, refuses and offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import engine
+from engine import Request, Text
+from tests.pages.cold import Cold
+from tests.pages.navigation import open_page
+from tests.pages.test_tokens_page import idle, texts, until
+
+
+def test_it_opens_without_torch(cold: Cold) -> None:
+    seen = cold["tokenizer"]
+    assert seen["title"] == ["What does the tokenizer do to this text?"]
+    assert (seen["torch"], seen["transformers"], seen["exceptions"]) == (False, False, 0)
+    assert any("bytes in" in t and "tokens" in t for t in seen["text"])
+    assert any("evidence" in columns for columns in seen["tables"])
+
+
+@pytest.fixture
+def app(app_home: Path) -> AppTest:
+    opened = open_page("tokenizer")
+    opened.session_state["tokenscope.drawn"] = True
+    return healthy(until(opened.run(), idle))
+
+
+def healthy(app: AppTest) -> AppTest:
+    assert not app.exception
+    assert "wrong inside" not in " ".join(texts(app))
+    return app
+
+
+def test_the_numbers_are_those_of_the_analysis(app: AppTest) -> None:
+    text = "naïve e\u0301 1234567"
+    app.text_area(key="tokenizer-text").set_value(text).run()
+    until(app, idle)
+    (result,) = engine.run(Request("tokenizer.text", Text(prompt=text), "demo"))
+    tokens = result.table("tokens")
+    size = len(text.encode())
+    assert any(f"{size:,} bytes in {tokens.num_rows:,} tokens" in t for t in texts(healthy(app)))
+    shown = next(d.value for d in app.dataframe if "evidence" in d.value.columns)
+    assert sorted(shown["evidence"]) == sorted(result.table("findings")["evidence"].to_pylist())
+
+
+def test_spellings_and_ids(app: AppTest) -> None:
+    app.text_input(key="tokenizer-string").set_value("cat").run()
+    app.button(key="go-tokenizer.spellings").click().run()
+    until(app, idle)
+    (result,) = engine.run(Request("tokenizer.spellings", Text(prompt="cat"), "demo"))
+    number = result.table("spellings")["spellings"][0].as_py()
+    assert any(t.startswith(f"{number} token sequences spell it") for t in texts(healthy(app)))
+    app.session_state["tokenizer-tabs"] = "Ids"
+    app.run()
+    app.text_area(key="tokenizer-ids").set_value("20, x").run()
+    assert any("x is no id: give whole numbers" in t for t in texts(healthy(app)))
+    app.text_area(key="tokenizer-ids").set_value("99999999").run()
+    until(app, idle)
+    assert any("99999999" in t.replace(",", "") and t.endswith(".") for t in texts(healthy(app)))
+
+
+def test_a_file_that_is_no_tokenizer_is_one_sentence(app: AppTest, tmp_path: Path) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    app.selectbox(key="tokenizer-which").set_value("file").run()
+    app.text_input(key="tokenizer-which-path").set_value(str(file)).run()
+    assert any("tokenizer" in t and t.endswith(".") for t in texts(healthy(app)))
+    app.selectbox(key="tokenizer-which").set_value("").run()
+    healthy(until(app, idle))
