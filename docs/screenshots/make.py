@@ -15,11 +15,14 @@ PAGES = {
     "tokens": "tokens",
     "critical": "critical",
     "rewards": "rewards?text=group",
+    "attribution": "attribution",
+    "flow": "flow",
+    "tokenizer": "tokenizer",
     "branches": "branches",
     "summary": "summary",
 }
 
-DARK = ("start", "critical", "rewards")
+DARK = ("start", "critical", "rewards", "attribution", "flow")
 
 
 def main() -> None:

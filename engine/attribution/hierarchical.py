@@ -143,8 +143,8 @@ def search(
     """
     hints = yield from pointed_at(work)
     readers = [part.reader for part in work.parts]
-    # A pass backwards takes about two forwards; the prefix to be shared is read twice.
-    spent = sum(r.forwards + 2 * r.backwards + 2 for r in readers) / len(readers)
+    # A pass backwards takes about two forwards; sharing a prefix reads the text, and tries it out.
+    spent = sum(r.forwards + 2 * r.backwards + 3 for r in readers) / len(readers)
     budget = max(4, int(share * len(work.sources) - spent))
     found = Search(len(work.sources), budget, hints)
     blocks = found.first()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from engine.schema import Progress
 from engine.tokenizer.certificates import Prover
@@ -20,8 +19,7 @@ SLICE = 16_384
 """Texts encoded between two reports of progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is known of one id.
 
     Attributes:

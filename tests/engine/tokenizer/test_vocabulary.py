@@ -105,6 +105,57 @@ def test_all_texts_over_three_characters(parts: dict[str, Any]) -> None:
     assert seen["undecided"] <= 2
 
 
+MODELS: list[dict[str, Any]] = [
+    {
+        "type": "Unigram",
+        "unk_id": 0,
+        "byte_fallback": False,
+        # "aa" is as good as its parts, "bb" worse, "ab" better, "aba" worse than "ab" with "a".
+        "vocab": [
+            ["<unk>", 0.0],
+            ["a", -1.0],
+            ["b", -1.5],
+            ["aa", -2.0],
+            ["bb", -3.5],
+            ["ab", -2.1],
+            ["aba", -3.2],
+            ["bab", -3.4],
+            ["abab", -4.3],
+        ],
+    },
+    {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {
+            piece: i
+            for i, piece in enumerate(
+                ["[UNK]", "a", "b", "ab", "##a", "##b", "##ab", "abb", "##bb", "##aab", "!", "##!"]
+            )
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["unigram", "wordpiece"])
+def test_other_models_by_all_texts(model: dict[str, Any]) -> None:
+    tree = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": model,
+    }
+    spec = parse_spec(json.dumps(tree).encode(), "model")
+    texts = ["".join(t) for n in range(1, 7) for t in itertools.product("ab!", repeat=n)]
+    occurring = set(itertools.chain.from_iterable(spec.encode_ids(texts)))
+    found = judged(spec)
+    for i, verdict in enumerate(found):
+        if i != spec.unknown:
+            assert verdict.reachable == ("yes" if i in occurring else "no"), (spec.raw[i], verdict)
+    assert found[spec.unknown or 0].reachable == "yes"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_witness_is_one(kind: str) -> None:
     """Trained toys of every model: a "yes" is encoded again, a "no" stands in no corpus."""
