@@ -106,6 +106,7 @@ def _build() -> argparse.ArgumentParser:
     compute.add_argument("--response")
     compute.add_argument("--trace", help="a trace file")
     compute.add_argument("--rollouts", help="a rollouts file, or a log of a trainer")
+    compute.add_argument("--corpus", help="texts: a document in each line, or JSONL with text")
     compute.add_argument(
         "--tokenizer", help="a tokenizer's file or folder, or installed:NAME; see --prompt"
     )
@@ -221,7 +222,7 @@ def _do_run(options: argparse.Namespace) -> None:
         known = ", ".join([*declared.tables, "notes"])
         raise UserError(f"{declared.name} has no table {options.table!r}; it has: {known}.")
     params = _params(options.set, declared)
-    traces = options.trace is not None or options.rollouts is not None
+    traces = any(getattr(options, n) is not None for n in ("trace", "rollouts", "corpus"))
     if options.tokenizer is not None and traces and "tokenizer" in declared.params.model_fields:
         # A trace names its tokenizer by digest only: an analysis of ids is told where it lies.
         params.setdefault("tokenizer", _tokenizer(options.tokenizer))
@@ -297,13 +298,19 @@ def _read_subject(options: argparse.Namespace, workspace: Any, declared: Any) ->
     from engine.records import open_rollouts, read_subject
     from engine.subjects import Text, TokenizerRef
 
-    given = [n for n in ("trace", "rollouts") if getattr(options, n) is not None]
+    given = [n for n in ("trace", "rollouts", "corpus") if getattr(options, n) is not None]
     text = options.prompt is not None or options.response is not None
     whose = options.tokenizer if options.rollouts is None else None
     if len(given) + text > 1:
-        raise UserError("Give one subject: --prompt and --response, --trace, or --rollouts.")
+        raise UserError(
+            "Give one subject: --prompt and --response, --trace, --rollouts, or --corpus."
+        )
     if options.trace is not None:
         return read_subject(options.trace)
+    if options.corpus is not None:
+        from engine.readers.corpus import open_corpus
+
+        return open_corpus(options.corpus)
     if options.rollouts is not None:
         from engine.rollouts.convert import own_file
         from engine.rollouts.report import tokenizer_named
@@ -321,7 +328,9 @@ def _read_subject(options: argparse.Namespace, workspace: Any, declared: Any) ->
         # What is looked at is a model's tokenizer.
         located = workspace.plan_model(_model(options.model[0].rpartition("=")[2], options)).located
         return _tokenizer(str(located.tokenizer_path))
-    raise UserError("There is no subject: give --prompt and --response, --trace, or --rollouts.")
+    raise UserError(
+        "There is no subject: give --prompt and --response, --trace, --rollouts, or --corpus."
+    )
 
 
 def _models(options: argparse.Namespace) -> dict[str, Any] | None:

@@ -61,15 +61,16 @@ def _cut(asked: Asked) -> Result | None:
 @guarded
 def _linked(asked: Asked, cut: Result) -> None:
     """The text in tokens, the selected one, and the tabs; a click draws only these again."""
-    view = tokenizerviews.shown(cut)
+    compared = tokenizertabs.compared(asked)
+    view = tokenizerviews.shown(cut, compared)
     selection = _selection(view)
     with st.container(key="lede"):
         st.text(tokenizerviews.sentence(cut))
     left, right = st.container(key="linked").columns([2.1, 1], gap="medium")
     with left:
         _, drawn = token_strip(view.strip, key=STRIP)
-        if asked.other is not None:
-            tokenizertabs.beside(asked, cut)
+        if compared is not None:
+            tokenizertabs.beside(asked, compared)
         tokenizertabs.findings(cut)
     with right, st.container(key="details-box"):
         tokenizertabs.details(cut, view, selection.last)

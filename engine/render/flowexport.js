@@ -94,7 +94,7 @@ function keyShape(top, mostFlow, most, { muted }, ramp) {
     key.append(svg("circle", { cx: 416 + 70 * k, cy: 20, r, fill: shadeOf(part, 1, ramp), stroke: muted, "stroke-width": 0.6 }));
     key.append(svg("text", { x: 430 + 70 * k, y: 24 }, number(part * most)));
   }
-  key.append(svg("text", { x: 570, y: 24 }, "all that the question sends is 1"));
+  key.append(svg("text", { x: 570, y: 24 }, "all flow: 1"));
   return key;
 }
 

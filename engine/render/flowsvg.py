@@ -253,7 +253,7 @@ def _key(root: ET.Element, top: float, most_flow: float, most: float, theme: The
         look = {"fill": _shade(part, 1, theme), "stroke": palette.MUTED[theme]}
         ET.SubElement(key, "circle", {**dot, **look, "stroke-width": "0.6"})
         _text(key, 430 + 70 * k, 24, number(part * most))
-    _text(key, 570, 24, "all that the question sends is 1")
+    _text(key, 570, 24, "all flow: 1")
 
 
 def _text(

@@ -82,8 +82,10 @@ LANGUAGES = Table(
     tables={"premium": PREMIUM, "languages": LANGUAGES},
     title="How much more does a language cost in this tokenizer?",
     cite=(
-        ("Petrov et al. 2023, Language model tokenizers introduce unfairness between languages, "
-        "arXiv 2305.15425, section 3"),
+        (
+            "Petrov et al. 2023, Language model tokenizers introduce unfairness between languages, "
+            "arXiv 2305.15425, section 3"
+        ),
         "Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13",
     ),
     caveats=(

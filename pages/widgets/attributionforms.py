@@ -28,6 +28,12 @@ EXPLAINED = {
     "entropy": ("entropy", "nats"),
     "kl": ("divergence from another model", "nats"),
 }
+ADDITIVE = (
+    "occlusion", "input_x_gradient", "integrated_gradients", "gradient_shap", "grains",
+    "kernel_shap", "lime", "shapley_sampling",
+)  # fmt: skip
+"""Methods whose scores are parts of the explained value, in its unit."""
+
 SOURCES = {"token": "tokens", "word": "words", "sentence": "sentences", "spans": "own spans"}
 PARTS = {"response": "the whole response", "answer": "the answer", "selected": "what I select"}
 
@@ -52,7 +58,9 @@ class Asked:
 
     @property
     def unit(self) -> str:
-        """Of the scores."""
+        """Of the scores, where they are parts of the explained value."""
+        if self.method not in ADDITIVE:
+            return ""
         return EXPLAINED[self.shared.get("explain", "logprob")][1]
 
     @property
@@ -81,19 +89,26 @@ class Asked:
         return Request(f"attribution.{method or self.method}", trace, models, params)
 
 
-def methods() -> dict[str, Analysis]:
-    """The methods that give scores, by short name, the first one first."""
+def methods(*, contrast: bool = False) -> dict[str, Analysis]:
+    """The methods that give scores of a target, by short name, the first one first.
+
+    Args:
+        contrast: also those that explain a target against another only.
+    """
     found = {
         name.removeprefix("attribution."): analysis
         for name, analysis in engine.analyses().items()
-        if name.startswith("attribution.") and "attribution" in analysis.tables
+        if name.startswith("attribution.")
+        and "attribution" in analysis.tables
+        and "targets" in analysis.params.model_fields
+        and (contrast or name != "attribution.grains")
     }
     return {FIRST: found[FIRST], **{n: found[n] for n in sorted(found) if n != FIRST}}
 
 
 def controls(trace: Trace) -> Asked:
     """One row: what is explained, by which method; the rest is folded away."""
-    known = methods()
+    known = methods(contrast=bool(st.session_state.get("attribution-contrast")))
     parts = [p for p in PARTS if p != "answer" or "answer" in trace.spans]
     long = len(trace) - trace.response_start > WHOLE
     first_part = "response" if not long else "answer" if "answer" in parts else "selected"

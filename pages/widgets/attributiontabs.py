@@ -28,6 +28,7 @@ TABS = {
     "causes": "Do they find the true causes?",
     "reliance": "Context or habit?",
     "steer": "Steer it",
+    "trim": "Worth training on?",
 }
 WORDS = {
     "soft_ns": "Soft-NS",
@@ -70,6 +71,7 @@ def below(
         "causes": _causes,
         "reliance": lambda: _reliance(trace, asked, selection),
         "steer": lambda: _steer(trace, asked, selection),
+        "trim": lambda: _trim(trace),
     }
     for name, tab in drawn.items():
         if tab.open:
@@ -250,6 +252,27 @@ def _steer(trace: Trace, asked: Asked, selection: Selection) -> None:
         engine.analyses()["attribution.steering"].tables["continuations"].columns,
     )
     downloads(found, "continuations", "Continuations", key="steering")
+
+
+def _trim(trace: Trace) -> None:
+    """TRIM: how like target samples each token is, by its last hidden state."""
+    st.text(
+        "TRIM scores tokens for choosing training data: how like the same tokens of target samples "
+        "they are, weighed by attention. The paper's exact forms are not public: these are ours."
+    )
+    group = state.shown_group(trace)
+    subject = trace if group is None else group
+    request = Request("attribution.trim", subject, {"model": state.chosen_model()})
+    found = ask("attribution.trim", request, "Score the tokens", doing="Scoring")
+    if found is None:
+        return
+    declared = engine.analyses()["attribution.trim"].tables
+    plain_table(found.table("samples"), declared["samples"].columns)
+    table = found.table("tokens")
+    hidden = [n for n in ("token_bytes", "start_byte", "end_byte", "ids_origin", "role") if n in
+              table.column_names]  # fmt: skip
+    plain_table(table.drop_columns(hidden).slice(0, 1000), declared["tokens"].columns)
+    downloads(found, "tokens", "Tokens", key="trim")
 
 
 def known(table: pa.Table, column: str) -> bool:

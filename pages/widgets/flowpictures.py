@@ -20,6 +20,7 @@ from pages.widgets import state
 from pages.widgets.flowviews import CHANNEL
 from pages.widgets.heatmap import heatmap
 from pages.widgets.rewardpictures import plain, theme_now
+from pages.widgets.tables import plain_table
 
 AROUND = 10
 """Tokens before and after the selected one whose layers are spelled out."""
@@ -215,3 +216,33 @@ def routes(found: Result, trace: Trace) -> None:
         f"position {summary['position']:,}; the parts add up to the model's own stream within "
         f"{summary['relative_error']:.1e} of its size."
     )
+
+
+def conditions(found: Result) -> None:
+    """How often the answer changes when reasoning tokens are hidden from it."""
+    names = {
+        "none": "nothing hidden",
+        "top": "most throughput",
+        "random": "drawn at random",
+        "bottom": "least throughput",
+    }
+    rows = []
+    for row in found.table("conditions").to_pylist():
+        rows.append(
+            {
+                "hidden": names.get(row["condition"], row["condition"]),
+                "tokens": row["masked"],
+                "answers": row["cases"],
+                "changed": row["rate"],
+                "changed, 95 %": _ends(row["low"], row["high"]),
+                "right or wrong flipped": row["flip_rate"],
+                "flipped, 95 %": _ends(row["flip_low"], row["flip_high"]),
+                "more than random": row["minus_random"],
+                "more, 95 %": _ends(row["minus_random_low"], row["minus_random_high"]),
+            }
+        )
+    plain_table(pa.Table.from_pylist(rows), {})
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "–" if low is None or high is None else f"{low:.2f} to {high:.2f}"

@@ -249,22 +249,19 @@ def _causal(trace: Trace, asked: Asked) -> None:
         "write the answer again; then as many random ones, and those with the least."
     )
     model = state.chosen_model()
-    columns = engine.analyses()["flow.causal"].tables["conditions"].columns
     expected = state.expected_answer()
     params = {"answer": expected} if expected else {}
     request = Request("flow.causal", trace, {"model": model}, params)
     found = ask("flow.causal", request, "Run the check on this text", doing="Cutting and answering")
     if found is not None:
-        plain_table(found.table("conditions"), columns)
+        flowpictures.conditions(found)
         downloads(found, "conditions", "Check", key="causal")
         downloads(found, "cases", "Cases", key="causal-cases")
     stored = _gallery(model)
     if stored is not None:
-        traces = cause_rollouts(model)
         st.text(f"Over the gallery's right answers of {model}, taken as they came:")
-        plain_table(stored.table("conditions"), columns)
+        flowpictures.conditions(stored)
         downloads(stored, "conditions", "Over the gallery", key="causal-gallery")
-        assert traces is not None
 
 
 def _gallery(model: str) -> Result | None:

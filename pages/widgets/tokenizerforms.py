@@ -28,13 +28,13 @@ class Asked:
         text: what is cut.
         ref: the tokenizer; None for the chosen model's.
         model: the chosen model.
-        other: a second tokenizer to compare with.
+        others: tokenizers to compare with.
     """
 
     text: str
     ref: TokenizerRef | None
     model: str
-    other: TokenizerRef | None = None
+    others: tuple[TokenizerRef, ...] = ()
 
     @property
     def subject(self) -> Text:
@@ -85,16 +85,22 @@ def controls(trace: Trace | None) -> Asked | None:
         names["file"] = OWN_FILE
     with st.container(key="controls-tokenizer", horizontal=True, vertical_alignment="bottom"):
         ref = _choice("Tokenizer", names, "tokenizer-which")
-        others = (
-            {"": "nothing"}
-            | {
-                f"model:{m.name}": m.name
-                for m in engine.available_models(state.workspace().profile)
-                if m.available and m.name != model
-            }
-            | {k: v for k, v in names.items() if k}
+        others = {
+            f"model:{m.name}": m.name
+            for m in engine.available_models(state.workspace().profile)
+            if m.available and m.name != model
+        }
+        others |= {k: v for k, v in names.items() if k and k != "file"}
+        beside = st.multiselect(
+            "Beside it",
+            list(others),
+            key="tokenizer-others",
+            format_func=lambda name: others.get(name, name),
+            max_selections=3,
+            placeholder="up to three others",
+            width=320,
+            persist_state="session",
         )
-        other = _choice("Beside it", others, "tokenizer-other")
     given = _shown_text(trace)
     if st.session_state.get("tokenizer-seen") != given:
         st.session_state["tokenizer-seen"] = given
@@ -109,7 +115,8 @@ def controls(trace: Trace | None) -> Asked | None:
         persist_state="session",
     )
     try:
-        return Asked(text, _ref(ref), model, _ref(other))
+        found = [_ref(name) for name in beside]
+        return Asked(text, _ref(ref), model, tuple(f for f in found if f is not None))
     except UserError as error:
         problem(error, key="tokenizer")
         return None

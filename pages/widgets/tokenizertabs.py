@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,13 +11,16 @@ import streamlit as st
 
 import engine
 from engine import Request, Result, Text
+from engine.render.strip import plain_payload
 from engine.render.text import plain
-from pages.widgets import state, tokenizerviews
+from engine.tokenizer.loader import files_digest
+from pages.widgets import state, tokenizercorpus, tokenizerviews
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint, problem
+from pages.widgets.strip import token_strip
 from pages.widgets.tables import plain_table
-from pages.widgets.tokenizerforms import Asked
+from pages.widgets.tokenizerforms import Asked, tokenizer_of
 from pages.widgets.tokenizerviews import View
 
 TABS = {
@@ -25,6 +29,7 @@ TABS = {
     "vocabulary": "Vocabulary",
     "next": "Next byte",
     "probe": "Probe",
+    "corpus": "My corpus",
     "numbers": "All numbers",
 }
 FINDINGS = 10
@@ -93,25 +98,34 @@ def _joined(tokens: list[str] | None) -> str:
     return "|".join(plain(t) for t in tokens or ())
 
 
-def beside(asked: Asked, cut: Result) -> None:
-    """Where a second tokenizer cuts otherwise."""
-    assert asked.other is not None
-    request = Request(
-        "tokenizer.compare",
-        asked.request("text").subject,
-        None,
-        {"others": (asked.other,)},
-    )
-    found = ask("tokenizer.compare", request, "Compare", auto=True, doing="Comparing")
-    if found is None:
-        return
-    columns = engine.analyses()["tokenizer.compare"].tables
-    plain_table(found.table("summary"), columns["summary"].columns)
+def compared(asked: Asked) -> Result | None:
+    """Where the other tokenizers cut otherwise."""
+    if not asked.others:
+        return None
+    subject = asked.request("text").subject
+    request = Request("tokenizer.compare", subject, None, {"others": asked.others})
+    return ask("tokenizer.compare", request, "Compare", auto=True, doing="Comparing")
+
+
+def beside(asked: Asked, found: Result) -> None:
+    """The same text in the others' tokens, and every stretch on which they differ."""
+    for number, ref in enumerate(asked.others):
+        request = Request("tokenizer.text", Text(prompt=asked.text, tokenizer=ref))
+        other = ask(f"tokenizer.text.{number}", request, "Cut", auto=True)
+        if other is not None:
+            st.text(ref.title or ref.path.rpartition("/")[2])
+            tokens = other.table("tokens")
+            pieces = tokens["token_bytes"].to_pylist()
+            token_strip(
+                plain_payload(pieces, ["text"] * len(pieces)), key=f"tokenizer-beside-{number}"
+            )
+    _show(found, "compare", "summary", found.table("summary").drop_columns(["digest"]))
     spans = found.table("spans")
     st.text(f"They cut {spans.num_rows:,} stretches differently" + (":" if spans.num_rows else "."))
     if spans.num_rows:
         rows = [
             {
+                "tokenizer": row["tokenizer"],
                 "at byte": row["start_byte"],
                 "this one": _joined(row["first"]),
                 "the other": _joined(row["other"]),
@@ -137,6 +151,7 @@ def below(asked: Asked, cut: Result) -> None:
         "vocabulary": lambda: _vocabulary(asked),
         "next": lambda: _next_byte(asked),
         "probe": lambda: _probe(asked),
+        "corpus": lambda: tokenizercorpus.corpus(asked),
         "numbers": lambda: _numbers(cut),
     }
     for name, tab in drawn.items():
@@ -193,7 +208,22 @@ def _spellings(asked: Asked) -> None:
         draws = found.table("draws").slice(0, 12)
         _show(found, "spellings", "draws", _readable(draws))
     downloads(found, "best", "Spellings", key="spellings")
+    _phantoms(asked)
     downloads(found, "draws", "Draws", key="draws")
+
+
+def _phantoms(asked: Asked) -> None:
+    """Where the model might write the same word in other tokens."""
+    if not asked.own_model:
+        return
+    request = Request("tokenizer.phantom", Text(prompt=asked.text), {"model": asked.model})
+    found = ask(
+        "tokenizer.phantom", request, "Where might the model respell the text?", doing="Reading"
+    )
+    if found is not None:
+        table = found.table("words").sort_by([("risk", "descending")]).slice(0, 12)
+        _show(found, "phantom", "words", _readable(table))
+        downloads(found, "words", "Words", key="phantom")
 
 
 def _readable(table: pa.Table) -> pa.Table:
@@ -258,6 +288,34 @@ def _vocabulary(asked: Asked) -> None:
         st.text("Pairs that share a character and belong to different scripts:")
         _show(found, "vocabulary", "bigrams")
     downloads(found, "ids", "All ids", key="ids")
+    if asked.own_model:
+        _of_model(asked)
+
+
+def _of_model(asked: Asked) -> None:
+    """What needs the model or its folder: loader mismatch, ids that were never trained."""
+    ref = tokenizer_of(asked.model)
+    beside = {"files": files_digest(Path(ref.path).parent)}
+    found = ask(
+        "tokenizer.loader", Request("tokenizer.loader", ref, None, beside),
+        "Does transformers load this very tokenizer?", doing="Loading it both ways",
+    )  # fmt: skip
+    if found is not None:
+        (row,) = found.table("summary").to_pylist()
+        st.text(
+            f"transformers {row['transformers']} makes a {row['loaded_class']} of it: "
+            f"{row['differences']:,} settings differ, {row['different_probes']:,} of "
+            f"{row['probes']:,} texts give other ids."
+        )
+        if found.table("differences").num_rows:
+            _show(found, "loader", "differences")
+    request = Request("tokenizer.undertrained", ref, {"model": asked.model})
+    found = ask(
+        "tokenizer.undertrained", request, "Look for ids that were never trained", doing="Looking"
+    )
+    if found is not None:
+        _show(found, "undertrained", "candidates", _readable(found.table("candidates")))
+        downloads(found, "tokens", "Embeddings", key="undertrained")
 
 
 def _next_byte(asked: Asked) -> None:
@@ -308,15 +366,33 @@ def _probe(asked: Asked) -> None:
     found = ask("tokenizer.probe", _probing(asked.model), "Run the tasks", doing="Asking the model")
     if found is None:
         return
-    st.text(asked.model)
-    _show(found, "probe", "tasks")
-    downloads(found, "tasks", "Tasks", key="probe")
-    downloads(found, "cases", "Cases", key="probe-cases")
     other = dict([BUNDLED, BUNDLED[::-1]]).get(asked.model)
     beside = None if other is None else state.workspace().lookup(_probing(other))
-    if beside is not None:
-        st.text(f"{other}, the same questions")
-        _show(beside, "probe", "tasks")
+    results = {asked.model: found} | ({str(other): beside} if beside is not None else {})
+    _accuracies(results)
+    with st.expander("By length of the tokens and by how the word is cut"):
+        for name, result in results.items():
+            st.text(name)
+            _show(result, "probe", "tasks")
+    downloads(found, "tasks", "Tasks", key="probe")
+    downloads(found, "cases", "Cases", key="probe-cases")
+
+
+def _accuracies(results: dict[str, Result]) -> None:
+    """One row for each task, and for each number of digits; one column for each model."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, result in results.items():
+        for row in result.table("tasks").to_pylist():
+            if row["by"] not in ("all", "digits"):
+                continue
+            group = "all" if row["by"] == "all" else f"{row['group']} digits"
+            line = rows.setdefault((row["task"], group), {"task": row["task"], "of": group})
+            line["questions"], line["chance"] = row["n"], row["chance"]
+            line[name] = row["accuracy"]
+            line[f"{name}, 95 %"] = f"{row['low']:.2f}–{row['high']:.2f}"
+    order = ["task", "of", "questions", *(n for m in results for n in (m, f"{m}, 95 %")), "chance"]
+    table = pa.Table.from_pylist([{n: row.get(n) for n in order} for row in rows.values()])
+    plain_table(table, {})
 
 
 def _probing(model: str) -> Request:

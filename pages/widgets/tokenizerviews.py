@@ -13,6 +13,7 @@ import streamlit as st
 from engine import Result
 from engine.render.signals import Signal
 from engine.render.strip import payload
+from engine.render.text import plain
 from engine.schema import Column
 
 CHANNEL = "tokenizer"
@@ -39,13 +40,18 @@ class View:
     signal: Signal
 
 
-def shown(cut: Result) -> View:
-    """The text as the tokenizer cuts it, coloured by how finely its words are cut."""
-    return _shown(cut.key, cut)
+def shown(cut: Result, compared: Result | None = None) -> View:
+    """The text as the tokenizer cuts it, coloured by how finely its words are cut.
+
+    Args:
+        cut: of ``tokenizer.text``.
+        compared: of ``tokenizer.compare``: where another one cuts otherwise is outlined.
+    """
+    return _shown(cut.key, compared.key if compared else "", cut, compared)
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
-def _shown(key: str, _cut: Result) -> View:
+def _shown(key: str, other: str, _cut: Result, _compared: Result | None) -> View:
     tokens = _cut.table("tokens")
     n = tokens.num_rows
     table = pa.table(
@@ -67,7 +73,7 @@ def _shown(key: str, _cut: Result) -> View:
         channel=CHANNEL,
         text=key[:24],
         extra={PIECES: (parts, column)},
-        marks=_marks(_cut),
+        marks=_marks(_cut, _compared),
     )
     signal = next(Signal(**s) for s in strip["signals"] if s["name"] == PIECES)
     listed = _cut.table("findings")
@@ -81,10 +87,16 @@ def position_of(tokens: pa.Table, byte: int) -> int:
     return next((i for i, end in enumerate(ends) if end is not None and end > byte), 0)
 
 
-def _marks(cut: Result) -> list[dict[str, Any]]:
-    """Tokens with a finding that is more than a note."""
+def _marks(cut: Result, compared: Result | None) -> list[dict[str, Any]]:
+    """Tokens with a finding that is more than a note, and where another tokenizer differs."""
     tokens = cut.table("tokens")
-    marks = {}
+    marks: dict[int, str] = {}
+    for row in compared.table("spans").to_pylist() if compared else ():
+        first = position_of(tokens, row["start_byte"])
+        for place in range(first, first + len(row["first"])):
+            marks.setdefault(
+                place, "|".join(plain(t) for t in row["other"]) if place == first else ""
+            )
     for row in cut.table("findings").to_pylist():
         if row["severity"] != "note" and row["start_byte"] is not None:
             place = position_of(tokens, row["start_byte"])
