@@ -7,7 +7,7 @@ import streamlit as st
 import engine
 from engine import Request, UserError
 from engine.readers.corpus import read_corpus
-from engine.subjects import Corpus
+from engine.subjects import Corpus, TokenizerRef
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import problem
@@ -45,7 +45,21 @@ def corpus(asked: Asked) -> None:
                         plain_table(found.table(name), declared[name].columns)
                 for name in ("usage", "words", "findings"):
                     downloads(found, name, name.capitalize(), key=f"corpus-{name}")
+            if asked.others:
+                _compared(texts, whose, asked)
     _premium(asked)
+
+
+def _compared(texts: Corpus, whose: TokenizerRef, asked: Asked) -> None:
+    """Words on which the tokenizers differ, by what that costs in these texts."""
+    params = {"tokenizer": whose, "others": asked.others}
+    request = Request("tokenizer.compare", texts, None, params)
+    found = ask("tokenizer.compare.corpus", request, "Compare", auto=True, doing="Comparing")
+    if found is not None:
+        declared = engine.analyses()["tokenizer.compare"].tables
+        st.text("Words on which the tokenizers differ, the largest impact on these texts first")
+        plain_table(found.table("impact"), declared["impact"].columns)
+        downloads(found, "impact", "Impact", key="impact")
 
 
 def _premium(asked: Asked) -> None:

@@ -10,7 +10,7 @@ import streamlit as st
 import engine
 from engine import Request, Text, Trace, UserError
 from engine.subjects import TokenizerRef
-from engine.tokenizer import installed, reference
+from engine.tokenizer import installed, reference, uploads
 from pages.widgets import state
 from pages.widgets.notice import problem
 
@@ -81,8 +81,7 @@ def controls(trace: Trace | None) -> Asked | None:
     names = {"": f"that of {model}"} | {
         f"installed:{found.name}": f"{found.name} ({found.package})" for found in installed()
     }
-    if state.workspace().profile.name != "hosted":
-        names["file"] = OWN_FILE
+    names["file"] = OWN_FILE
     with st.container(key="controls-tokenizer", horizontal=True, vertical_alignment="bottom"):
         ref = _choice("Tokenizer", names, "tokenizer-which")
         others = {
@@ -114,9 +113,14 @@ def controls(trace: Trace | None) -> Asked | None:
         placeholder="Type or paste a text.",
         persist_state="session",
     )
+    mine = None
     try:
+        if ref == "file":
+            mine = _dropped()
+            if mine is None:
+                return None
         found = [_ref(name) for name in beside]
-        return Asked(text, _ref(ref), model, tuple(f for f in found if f is not None))
+        return Asked(text, mine or _ref(ref), model, tuple(f for f in found if f is not None))
     except UserError as error:
         problem(error, key="tokenizer")
         return None
@@ -139,15 +143,18 @@ def _choice(label: str, names: dict[str, str], key: str) -> str:
         width=240,
         persist_state="session",
     )
-    if chosen == "file":
-        return st.text_input(
-            "Its path",
-            key=f"{key}-path",
-            placeholder="tokenizer.json, .model or .tiktoken",
-            width=300,
-            persist_state="session",
-        )
     return chosen or ""
+
+
+def _dropped() -> TokenizerRef | None:
+    """The tokenizer of a file that the visitor dropped; None before."""
+    given = st.file_uploader(
+        "A tokenizer.json, a SentencePiece .model, a tiktoken or Tekken file",
+        key="tokenizer-file",
+    )
+    if given is None:
+        return None
+    return uploads.keep(given.getvalue(), given.name, state.workspace().home)
 
 
 def _ref(name: str) -> TokenizerRef | None:

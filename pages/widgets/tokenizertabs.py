@@ -14,7 +14,7 @@ from engine import Request, Result, Text
 from engine.render.strip import plain_payload
 from engine.render.text import plain
 from engine.tokenizer.loader import files_digest
-from pages.widgets import state, tokenizercorpus, tokenizerviews
+from pages.widgets import state, tokenizercorpus, tokenizerlattice, tokenizerviews
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint, problem
@@ -192,6 +192,7 @@ def _spellings(asked: Asked) -> None:
         f"{number} token sequences spell it, {row['bits_per_byte']:.2f} bits a byte; the tokenizer "
         f"takes {row['canonical_length']:,} tokens, the shortest has {row['shortest_length']:,}."
     )
+    tokenizerlattice.draw(found.table("lattice"))
     left, right = st.columns(2, gap="medium")
     with left:
         st.text("The best ones")
@@ -238,36 +239,54 @@ def _readable(table: pa.Table) -> pa.Table:
 
 
 def _ids(asked: Asked) -> None:
-    st.text("Are these the ids the tokenizer itself would give, and where not, what differs?")
-    given = st.text_area(
-        "Ids, separated by commas or spaces",
-        key="tokenizer-ids",
-        height=80,
-        persist_state="session",
-        placeholder="12, 345, 67",
+    st.text(
+        "Are these the ids the tokenizer itself would give, and where not, what differs? Leave the "
+        "first field empty for the ids of the text chosen at the left."
     )
-    words = given.replace(",", " ").split()
-    if not words:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        given = _id_field("Ids, separated by commas or spaces", "tokenizer-ids")
+    with right:
+        other = _id_field("Compared with these instead (a phantom edit?)", "tokenizer-ids-other")
+    if given is None or other is None:
+        return
+    params: dict[str, Any] = {"other": other} if other else {}
+    trace = state.shown_trace()
+    if given:
+        request = asked.request("ids", ids=given, **params)
+    elif trace is not None and trace.has_ids and asked.own_model:
+        request = Request("tokenizer.ids", trace, {"model": asked.model}, params)
+    else:
         hint("Paste ids of a log or of an engine.", key="ids")
         return
-    if not all(w.isdecimal() and len(w) < 10 for w in words):
-        wrong = next(w for w in words if not (w.isdecimal() and len(w) < 10))
-        problem(f"{plain(wrong[:20])} is no id: give whole numbers such as 12, 345.", key="ids")
-        return
-    request = asked.request("ids", ids=tuple(int(w) for w in words))
-    found = ask("tokenizer.ids", request, "Look at them", auto=True, doing="Reading the ids")
+    found = ask("tokenizer.ids", request, "Look at them", auto=bool(given), doing="Reading the ids")
     if found is None:
         return
     (row,) = found.table("summary").to_pylist()
+    same = "They are the same." if other else "They are canonical."
     st.text(
-        "They are canonical."
+        same
         if row["canonical"]
-        else f"Not canonical: {row['regions']:,} stretches differ; {row['given_tokens']:,} ids are "
-        f"given, the tokenizer takes {row['canonical_tokens']:,}."
+        else f"{row['regions']:,} stretches differ in how the same text is cut, "
+        f"{row['replaced'] or 0:,} in the text itself; {row['given_tokens']:,} ids are given, "
+        f"against {row['canonical_tokens']:,}."
     )
     if found.table("regions").num_rows:
         _show(found, "ids", "regions", _readable(found.table("regions")))
     downloads(found, "regions", "Regions", key="regions")
+
+
+def _id_field(label: str, key: str) -> tuple[int, ...] | None:
+    """Ids that were typed; None when something typed is none, which is then said."""
+    given = st.text_area(
+        label, key=key, height=80, persist_state="session", placeholder="12, 345, 67"
+    )
+    words = given.replace(",", " ").split()
+    wrong = next((w for w in words if not (w.isascii() and w.isdecimal() and len(w) < 10)), None)
+    if wrong is not None:
+        problem(f"{plain(wrong[:20])} is no id: give whole numbers such as 12, 345.", key=key)
+        return None
+    return tuple(map(int, words))
 
 
 def _vocabulary(asked: Asked) -> None:

@@ -23,7 +23,7 @@ def test_lines_and_jsonl() -> None:
     [
         (b"\xff\xfe", "x.txt", "x.txt is no UTF-8 text (byte 0): save it as UTF-8."),
         (b"\n \n"[:1], "x.txt", "x.txt holds no text: give one document in each line."),
-        (b'{"text": ""}\n{"t": 1}', "x.jsonl", 'x.jsonl, line 2: an object with "text" is expected.'),
+        (b'{"text": ""}\n{}', "y.jsonl", 'y.jsonl, line 2: an object with "text" is expected.'),
         (b"[[[[", "x.jsonl", 'x.jsonl, line 1: an object with "text" is expected.'),
     ],
 )  # fmt: skip

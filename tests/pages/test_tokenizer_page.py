@@ -8,10 +8,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import engine
-from engine import Request, Text
+from engine import Request, Text, UserError
+from engine.catalogue import BUNDLED_FOLDER
+from engine.tokenizer import reference, uploads
 from tests.pages.cold import Cold
 from tests.pages.navigation import open_page
 from tests.pages.test_tokens_page import idle, texts, until
+
+DEMO = BUNDLED_FOLDER / "demo"
 
 
 def test_it_opens_without_torch(cold: Cold) -> None:
@@ -63,11 +67,29 @@ def test_spellings_and_ids(app: AppTest) -> None:
     assert any("99999999" in t.replace(",", "") and t.endswith(".") for t in texts(healthy(app)))
 
 
-def test_a_file_that_is_no_tokenizer_is_one_sentence(app: AppTest, tmp_path: Path) -> None:
-    file = tmp_path / "tokenizer.json"
-    file.write_text("{}")
-    app.selectbox(key="tokenizer-which").set_value("file").run()
-    app.text_input(key="tokenizer-which-path").set_value(str(file)).run()
-    assert any("tokenizer" in t and t.endswith(".") for t in texts(healthy(app)))
-    app.selectbox(key="tokenizer-which").set_value("").run()
-    healthy(until(app, idle))
+def test_a_dropped_file_is_kept_or_refused_in_one_sentence(app_home: Path) -> None:
+    home = engine.default_workspace().home
+    with pytest.raises(UserError) as caught:
+        uploads.keep(b"{}", "my<b>.json", home)
+    assert str(caught.value).endswith(".")
+    assert not (home / "tokenizers").exists() or not list((home / "tokenizers").iterdir())
+    data = (DEMO / "tokenizer.json").read_bytes()
+    kept = uploads.keep(data, "../../x.json", home)
+    assert kept.tokenizer == reference(DEMO / "tokenizer.json").tokenizer
+    assert Path(kept.path).parent == home / "tokenizers"
+    assert uploads.keep(data, "other.json", home).path == kept.path
+    (result,) = engine.run(Request("tokenizer.text", Text(prompt="a 12", tokenizer=kept)))
+    assert result.table("tokens").num_rows > 1
+
+
+def test_the_shown_ids_and_a_phantom_edit(app: AppTest) -> None:
+    app.session_state["tokenizer-tabs"] = "Ids"
+    app.run()
+    app.button(key="go-tokenizer.ids").click().run()
+    until(app, idle)
+    assert "They are canonical." in texts(healthy(app))
+    first = engine.gallery()[0].trace.ids[3]
+    app.text_area(key="tokenizer-ids").set_value(f"{first}").run()
+    app.text_area(key="tokenizer-ids-other").set_value(f"{first}").run()
+    until(app, idle)
+    assert "They are the same." in texts(healthy(app))
