@@ -362,15 +362,22 @@ def _params(pairs: Sequence[str], declared: Any) -> dict[str, Any]:
             raise UserError(f"--set {pair}: write it as name=value.")
         field = declared.params.model_fields.get(key)
         is_text = field is not None and field.annotation in (str, str | None)
-        try:
-            params[key] = value if is_text else orjson.loads(value)
-        except orjson.JSONDecodeError:
-            params[key] = value
+        found = value if is_text else _json(value)
+        if field is not None and "tuple" in str(field.annotation) and not isinstance(found, list):
+            found = [_json(part) for part in value.split(",")]  # a list as it is typed
+        params[key] = found
         if field is not None and "TokenizerRef" in str(field.annotation):
             several = "tuple" in str(field.annotation)
             refs = [_tokenizer(path) for path in (value.split(",") if several else [value])]
             params[key] = refs if several else refs[0]
     return params
+
+
+def _json(value: str) -> Any:
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
 
 
 def _answer(request: Any, workspace: Any, tell: Any) -> Any:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pyarrow.csv
 import pytest
 
-from engine.cli import main
+from engine.cli import _params, main
 from engine.errors import UserError
 from engine.readers import corpus
+from engine.registry import find
 
 
 def test_lines_and_jsonl() -> None:
@@ -56,3 +57,12 @@ def test_from_the_command_line(
     assert 2 in counts.values() or "2" in map(str, counts.values())
     assert main([*asked[:3], str(tmp_path / "no.txt"), *asked[4:], "--out", str(out)]) == 2
     assert "There is no file no.txt" in capsys.readouterr().err
+
+
+def test_lists_are_typed_with_commas() -> None:
+    declared = find("tokenizer.ids")
+    for typed in ("ids=1,2,30", "ids=[1, 2, 30]"):
+        assert declared.parse(_params([typed], declared)).ids == (1, 2, 30)
+    assert declared.parse(_params(["ids=7"], declared)).ids == (7,)
+    declared = find("tokenizer.premium")
+    assert declared.parse(_params(["languages=en,fr"], declared)).languages == ("en", "fr")
