@@ -307,6 +307,14 @@ def _vocabulary(asked: Asked) -> None:
         st.text("Pairs that share a character and belong to different scripts:")
         _show(found, "vocabulary", "bigrams")
     downloads(found, "ids", "All ids", key="ids")
+    spoken = ask(
+        "tokenizer.languages", asked.vocabulary("languages"), "Whose letters are they?",
+        doing="Comparing letters",
+    )  # fmt: skip
+    if spoken is not None:
+        st.text("Tokens by the alphabets that hold their letters; shared ones count as 1/n")
+        _show(spoken, "languages", "languages", spoken.table("languages").slice(0, 40))
+        downloads(spoken, "languages", "Languages", key="languages")
     if asked.own_model:
         _of_model(asked)
 
