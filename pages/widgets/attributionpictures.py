@@ -15,7 +15,7 @@ from engine.render import palette
 from engine.render.heatmap import Label, heatmap_payload
 from engine.render.text import markup
 from pages.widgets import state
-from pages.widgets.attributionviews import CHANNEL, Matrix
+from pages.widgets.attributionviews import CHANNEL, LEAST, Matrix
 from pages.widgets.heatmap import heatmap
 from pages.widgets.rewardpictures import plain, theme_now
 
@@ -27,20 +27,28 @@ FIRST = 8
 
 
 def matrix(trace: Trace, found: Matrix, unit: str, *, key: str) -> None:
-    """Targets × sources; of a large text the last ones."""
-    rows, columns = found.targets[-MOST_ROWS:], found.sources[-MOST_COLUMNS:]
-    values = found.scores[-len(rows) :, -len(columns) :]
-    cut = len(found.targets) - len(rows), len(found.sources) - len(columns)
-    note = f"the last {len(rows)} targets" if any(cut) else ""
+    """Targets × sources that matter somewhere; of a large text the last ones."""
+    rows = found.targets[-MOST_ROWS:]
+    values = found.scores[-len(rows) :]
+    size = np.abs(np.nan_to_num(values))
+    matter = np.flatnonzero(size.max(0) >= LEAST * size.max(initial=0.0))[-MOST_COLUMNS:]
+    columns = [found.sources[i] for i in matter]
+    if not columns:
+        return
+    left_out = len(found.sources) - len(columns)
+    notes = [
+        f"the last {len(rows)} targets" if len(rows) < len(found.targets) else "",
+        f"{left_out:,} sources below {LEAST:.0%} of the largest left out" if left_out else "",
+    ]
     heatmap(
         heatmap_payload(
-            _causal(values, rows, columns),
+            _causal(values[:, matter], rows, columns),
             _labels(trace, rows),
             _labels(trace, columns),
             text=state.name_of(trace),
             channel=CHANNEL,
             title="What each token adds to each later one",
-            note=note,
+            note=" · ".join(filter(None, notes)),
             name="adds",
             unit=unit,
         ),

@@ -34,11 +34,11 @@ def carriers(rows: pa.Table) -> None:
         row_height=28,
         height=37 + 28 * rows.num_rows,
         placeholder="–",
+        column_order=("layer", "head", "weight", "effect"),
         column_config={
             "layer": st.column_config.NumberColumn("layer", width=50),
             "head": st.column_config.NumberColumn("head", width=50),
             "weight": st.column_config.NumberColumn("attention", format="%.2g", width=70),
-            "share": st.column_config.NumberColumn("share", format="%.2f", width=60),
             "effect": st.column_config.NumberColumn(
                 "cut alone", format="%+.2g", help="Change of the answer's log-probability, nats."
             ),
