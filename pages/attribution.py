@@ -8,19 +8,25 @@ from typing import Any
 import streamlit as st
 
 import engine
-from engine import Result, Trace, UserError
-from engine.errors import Cancelled
+from engine import Result, Trace
 from engine.render.strip import plain_payload
 from engine.render.text import plain
-from pages.widgets import attributionforms, attributiontabs, attributionviews, places, state
+from pages.widgets import (
+    attributionforms,
+    attributiontabs,
+    attributionviews,
+    places,
+    state,
+    subject,
+)
 from pages.widgets.about import about
+from pages.widgets.asking import ask
 from pages.widgets.attributionforms import Asked
 from pages.widgets.attributionviews import CHANNEL, Matrix
-from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.notice import guarded, hint
 from pages.widgets.pills import choose_signal
 from pages.widgets.selection import Selection, next_selection
 from pages.widgets.strip import bus, token_strip
-from pages.widgets.waiting import waiting
 
 STRIP = "attribution-strip"
 HEATMAP = "attribution-heatmap"
@@ -32,42 +38,16 @@ def page() -> None:
     """The whole page, top to bottom."""
     head = st.container(key="head")
     head.title(TITLE, anchor=False)
-    trace = state.shown_trace()
+    trace = subject.readable("attribution")
     if trace is None:
-        hint("Nothing to look at yet: choose a text at the left.", key="empty")
-        return
-    if not trace.has_ids:
-        hint(
-            "This log gives no token ids, which attribution needs: let a model read the text.",
-            key="empty",
-        )
         return
     asked = attributionforms.controls(trace)
-    stats = answered(
-        "attribution.statistics", state.statistics_request(trace, state.chosen_model())
-    )
+    request = state.statistics_request(trace, state.chosen_model())
+    stats = ask("attribution.statistics", request, "", auto=True, doing="Reading the text")
     if stats is None:
         _plain(trace)
         return
     _linked(trace, stats, asked)
-
-
-def answered(slot: str, request: engine.Request, doing: str = "Reading the text") -> Result | None:
-    """The result; None while it is computed or when it cannot be had, which is then said."""
-    try:
-        found = state.answer(slot, request)
-    except UserError as error:
-        problem(error, key=slot)
-        return None
-    except Cancelled as error:
-        with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
-            st.text(str(error) or "Cancelled.")
-            st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
-        return None
-    if isinstance(found, state.Job):
-        waiting(found, key=slot, doing=doing)
-        return None
-    return found
 
 
 def _plain(trace: Trace) -> None:
@@ -84,9 +64,8 @@ def _linked(trace: Trace, stats: Result, asked: Asked) -> None:
     selection = _selection(trace)
     state.remember("selection", selection)
     with left:
-        result = answered(
-            "attribution.scores", asked.request(trace, selection.span), "Tracing back"
-        )
+        request = asked.request(trace, selection.span)
+        result = ask("attribution.scores", request, "", auto=True, doing="Tracing back")
         found = None if result is None else attributionviews.matrix(result)
         view = attributionviews.shown(stats, trace, found, selection.span, asked.unit)
         name = "surprisal"

@@ -14,7 +14,7 @@ from engine.render.details import details
 from engine.render.signals import Signal
 from engine.render.strip import plain_payload
 from engine.render.text import escape_markdown
-from pages.widgets import criticalforms, criticaltabs, criticalviews, places, state
+from pages.widgets import criticalforms, criticaltabs, criticalviews, places, state, subject
 from pages.widgets.about import about
 from pages.widgets.criticalforms import Asked
 from pages.widgets.criticalviews import CHANNEL, Drawn
@@ -33,15 +33,8 @@ def page() -> None:
     """The whole page, top to bottom."""
     head = st.container(key="head")
     head.title(TITLE, anchor=False)
-    trace = state.shown_trace()
+    trace = subject.readable("continuing")
     if trace is None:
-        hint("Nothing to look at yet: choose a text at the left.", key="empty")
-        return
-    if not trace.has_ids:
-        hint(
-            "This log gives no token ids, which continuing needs: let a model read the text.",
-            key="empty",
-        )
         return
     lede = head.empty()
     asked = criticalforms.controls(trace)

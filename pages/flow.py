@@ -9,18 +9,17 @@ import streamlit as st
 
 import engine
 from engine import Request, Result, Trace, UserError
-from engine.errors import Cancelled
 from engine.render.strip import plain_payload
-from pages.widgets import flowforms, flowtabs, flowviews, places, state
+from pages.widgets import flowforms, flowtabs, flowviews, places, state, subject
 from pages.widgets.about import about
+from pages.widgets.asking import ask
 from pages.widgets.flowforms import Asked
 from pages.widgets.flowgraph import flowgraph
 from pages.widgets.flowviews import CHANNEL, Drawn
-from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.notice import guarded, hint
 from pages.widgets.pills import choose_signal
 from pages.widgets.selection import Selection, next_selection
 from pages.widgets.strip import bus, token_strip
-from pages.widgets.waiting import waiting
 
 TITLE = "By which way did the information travel?"
 STRIP = "flow-strip"
@@ -34,40 +33,16 @@ def page() -> None:
     """The whole page, top to bottom."""
     head = st.container(key="head")
     head.title(TITLE, anchor=False)
-    trace = state.shown_trace()
+    trace = subject.readable("this")
     if trace is None:
-        hint("Nothing to look at yet: choose a text at the left.", key="empty")
-        return
-    if not trace.has_ids:
-        hint(
-            "This log gives no token ids, which a model needs: let a model read the text.",
-            key="empty",
-        )
         return
     asked = flowforms.controls(trace)
-    backbone = _backbone(trace, asked)
+    request = asked.request(trace)
+    backbone = ask("flow.backbone", request, "", auto=True, doing="Following the attention")
     if backbone is None:
         _unmarked(trace)
         return
     _linked(trace, backbone, asked)
-
-
-def _backbone(trace: Trace, asked: Asked) -> Result | None:
-    slot = "flow.backbone"
-    try:
-        found = state.answer(slot, asked.request(trace))
-    except UserError as error:
-        problem(error, key=slot)
-        return None
-    except Cancelled as error:
-        with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
-            st.text(str(error) or "Cancelled.")
-            st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
-        return None
-    if isinstance(found, state.Job):
-        waiting(found, key=slot, doing="Following the attention")
-        return None
-    return found
 
 
 @st.fragment

@@ -8,16 +8,15 @@ from typing import Any
 import streamlit as st
 
 import engine
-from engine import Result, UserError
-from engine.errors import Cancelled
+from engine import Result
 from pages.widgets import places, state, tokenizerforms, tokenizertabs, tokenizerviews
 from pages.widgets.about import about
-from pages.widgets.notice import guarded, hint, problem
+from pages.widgets.asking import ask
+from pages.widgets.notice import guarded, hint
 from pages.widgets.selection import Selection, next_selection
 from pages.widgets.strip import bus, token_strip
 from pages.widgets.tokenizerforms import Asked
 from pages.widgets.tokenizerviews import CHANNEL
-from pages.widgets.waiting import waiting
 
 TITLE = "What does the tokenizer do to this text?"
 STRIP = "tokenizer-strip"
@@ -34,27 +33,9 @@ def page() -> None:
     if not asked.text:
         hint("Type or paste a text above.", key="empty")
         return
-    cut = _cut(asked)
+    cut = ask("tokenizer.text", asked.request("text"), "", auto=True, doing="Cutting the text")
     if cut is not None:
         _linked(asked, cut)
-
-
-def _cut(asked: Asked) -> Result | None:
-    slot = "tokenizer.text"
-    try:
-        found = state.answer(slot, asked.request("text"))
-    except UserError as error:
-        problem(error, key=slot)
-        return None
-    except Cancelled as error:
-        with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
-            st.text(str(error) or "Cancelled.")
-            st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
-        return None
-    if isinstance(found, state.Job):
-        waiting(found, key=slot, doing="Cutting the text")
-        return None
-    return found
 
 
 @st.fragment

@@ -12,7 +12,7 @@ from engine import Trace, UserError, available_models
 from engine.catalogue import ModelInfo
 from engine.render.text import number, one_line
 from pages.widgets import state
-from pages.widgets.notice import problem
+from pages.widgets.notice import hint, problem
 from pages.widgets.state import OWN
 
 T = TypeVar("T", int, float)
@@ -193,3 +193,22 @@ def _parameters(count: int) -> str:
         if count >= size:
             return f"{number(count / size, digits=2)} {name} parameters"
     return f"{count} parameters"
+
+
+def readable(needed_for: str) -> Trace | None:
+    """The shown text if a model can read it; else None, and what to do is said.
+
+    Args:
+        needed_for: what its ids are needed for.
+    """
+    trace = state.shown_trace()
+    if trace is None:
+        hint("Nothing to look at yet: choose a text at the left.", key="empty")
+        return None
+    if not trace.has_ids:
+        hint(
+            f"This log gives no token ids, which {needed_for} needs: let a model read the text.",
+            key="empty",
+        )
+        return None
+    return trace
