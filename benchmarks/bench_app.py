@@ -28,7 +28,15 @@ FLAGS = [
     "--disable-sync",
 ]
 LONG = 5_000
-FIRST = {"": ".t", "tokens": ".t.selected", "critical": ".t.selected", "rewards": ".ts-group .t"}
+FIRST = {
+    "": ".t",
+    "tokens": ".t.selected",
+    "critical": ".t.selected",
+    "rewards": ".ts-group .t",
+    "attribution": ".t.selected",
+    "flow": ".ts-flow svg",
+    "tokenizer": ".t.selected",
+}
 """Address of a page, and what is on its first picture."""
 
 
