@@ -10,7 +10,7 @@ import streamlit as st
 import engine
 from engine import Result, Trace
 from engine.render.strip import plain_payload
-from engine.render.text import plain
+from engine.render.text import escape_markdown, plain
 from pages.widgets import (
     attributionforms,
     attributiontabs,
@@ -134,7 +134,8 @@ def _marks(found: Matrix | None, selection: Selection) -> list[dict[str, Any]]:
 def _details(trace: Trace, found: Matrix | None, selection: Selection, asked: Asked) -> None:
     first, last = selection.span
     where = f"position {first:,}" if first == last else f"positions {first:,} to {last:,}"
-    st.subheader(f"{_said(trace, selection)}, {where}", anchor=False)
+    # A heading is Markdown, and a token may hold some.
+    st.subheader(escape_markdown(f"{_said(trace, selection)}, {where}"), anchor=False)
     if found is None:
         return
     unit = f", {asked.unit}" if asked.unit else ""

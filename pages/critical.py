@@ -16,6 +16,7 @@ from engine.render.strip import plain_payload
 from engine.render.text import escape_markdown
 from pages.widgets import criticalforms, criticaltabs, criticalviews, places, state, subject
 from pages.widgets.about import about
+from pages.widgets.asking import ask
 from pages.widgets.criticalforms import Asked
 from pages.widgets.criticalviews import CHANNEL, Drawn
 from pages.widgets.notice import guarded, hint, problem
@@ -53,22 +54,9 @@ def page() -> None:
     _linked(trace, view, stats, measured, scored, asked)
 
 
-def _answer(slot: str, request: Request, *, start: bool = True) -> Result | None:
-    """The result; None while it is computed, before it is asked for, or when it cannot be had."""
-    try:
-        found = state.answer(slot, request, start=start)
-    except UserError as error:
-        problem(error, key=slot)
-        return None
-    except Cancelled as error:
-        with st.container(key=f"hint-{slot}", horizontal=True, vertical_alignment="center"):
-            st.text(str(error) or "Cancelled.")
-            st.button("Start again", key=f"again-{slot}", on_click=state.give_up, args=(slot,))
-        return None
-    if isinstance(found, state.Job):
-        waiting(found, key=slot, doing=criticalforms.DOING[slot])
-        return None
-    return found
+def _answer(slot: str, request: Request) -> Result | None:
+    """The result; None while it is computed, or when it cannot be had."""
+    return ask(slot, request, "", auto=True, doing=criticalforms.DOING[slot])
 
 
 def _measured(trace: Trace, asked: Asked) -> Result | None:

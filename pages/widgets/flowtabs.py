@@ -13,6 +13,7 @@ from engine import Request, Result, Trace, UserError
 from engine.flow.export import to_graphml, to_json
 from engine.gallery import cause_rollouts
 from engine.render.flowsvg import flowgraph_svg
+from engine.render.text import escape_markdown
 from pages.widgets import flowforms, flowpictures, flowviews, state
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads, table_view
@@ -41,7 +42,9 @@ def details(
 ) -> None:
     """What the selected token draws from and feeds; which heads carry the selected edge."""
     (row,) = backbone.table("nodes").slice(position, 1).to_pylist()
-    st.subheader(f"{flowviews.quoted(row['token'])}, position {position:,}", anchor=False)
+    # A heading is Markdown, and a token may hold some.
+    said = escape_markdown(f"{flowviews.quoted(row['token'])}, position {position:,}")
+    st.subheader(said, anchor=False)
     facts = [f"throughput   {row['throughput']:.3g}", f"inflow   {row['inflow']:.3g}"]
     if row["log_reach"] is not None:
         facts.append(f"log reach   {row['log_reach']:.3g} nats")
@@ -79,7 +82,8 @@ def _edge(trace: Trace, backbone: Result, edge: tuple[int, int], asked: Asked) -
     source, target = edge
     tokens = backbone.table("nodes")["token"]
     a, b = (flowviews.quoted(tokens[p].as_py()) for p in edge)
-    st.subheader(f"Edge {a} {source:,} → {b} {target:,}", anchor=False)
+    said = escape_markdown(f"Edge {a} {source:,} → {b} {target:,}")
+    st.subheader(said, anchor=False)
     model = {"model": state.chosen_model()}
     named = f"{source}>{target}"
     request = Request(
