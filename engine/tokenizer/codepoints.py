@@ -192,21 +192,24 @@ def _differs(source: str, members: Members) -> Members:
 
 def doubtful(text: str) -> bool:
     """Whether a text has characters on which Unicode tables of different years may differ."""
-    return bool(text) and not text.isascii() and _newer().search(text) is not None
+    if text.isascii() or _SETTLED.fullmatch(text) is not None:
+        return False
+    return not _newer().isdisjoint(text)
+
+
+_SETTLED = re.compile(
+    "[\x00-\u01ff\u0391-\u03a1\u03a3-\u03c9\u0400-\u0481\u048a-\u04ff\u05d0-\u05ea"
+    "\u0621-\u063a\u0641-\u064a\u0905-\u0939\u0e01-\u0e30\u2010-\u2027\u3001-\u3003"
+    "\u3041-\u3094\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3]*"
+)
+"""Letters of large scripts, on which all tables agree: most texts need no table at all."""
 
 
 @cache
-def _newer() -> Any:
-    import regex
-
+def _newer() -> frozenset[str]:
     members = _doubtful().copy()
     members[:_LOW] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], members, [False]]).astype(np.int8)))
-    ranges = "".join(
-        f"{regex.escape(chr(a))}-{regex.escape(chr(b - 1))}"
-        for a, b in edges.reshape(-1, 2).tolist()
-    )
-    return regex.compile(f"[{ranges}]")
+    return frozenset(map(chr, np.flatnonzero(members)))
 
 
 @cache

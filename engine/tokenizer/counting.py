@@ -17,20 +17,13 @@ import regex  # type: ignore[import-untyped]
 
 from engine.pieces import byte_symbols
 from engine.tokenization import utf8
-from engine.tokenizer.codepoints import doubtful
-from engine.tokenizer.cutting import flat, pattern_of
-from engine.tokenizer.patterns import parse
-from engine.tokenizer.patterntree import UnreadableError
 from engine.tokenizer.spec import TokenizerSpec
+from engine.tokenizer.splitting import Splitter
 
 MOST_FORMS = 1_000_000
 """Different pre-tokens held at once; then they are counted off and forgotten."""
 
 _WORD = regex.compile(r"\S+")
-_OWN = regex.compile(r"\\[wWdDhHbBAzZGpP]?\{?\^|\\[wWdDhHbBAzZG]|(?<!\[)\^|\$|(?<!\\)\.|\[:")
-"""What Python's module may read otherwise than the library."""
-_FOLDED = regex.compile("[\u017f\u212a]")
-"""Long s and the Kelvin sign, which are s and k without case."""
 
 
 @dataclass
@@ -72,7 +65,7 @@ class Reader:
         self.counts = Counts(np.zeros(self.spec.size, np.int64))
         self._forms: Counter[str] = Counter()
         self._texts: Counter[str] = Counter()
-        self._fast = _pattern(self.spec)
+        self._splitter = Splitter.of(self.spec)
         self._added = any(piece.kind == "added" for piece in self.spec.pieces)
 
     def read(self, text: str) -> None:
@@ -109,11 +102,10 @@ class Reader:
     def _split(self, text: str, library: Any) -> None:
         if library.normalizer is not None:
             text = library.normalizer.normalize_str(text)
-        if self._fast is not None and not doubtful(text) and not _FOLDED.search(text):
-            pieces = self._fast.findall(text)
-            if sum(map(len, pieces)) == len(text):
-                self._texts.update(pieces)
-                return
+        pieces = self._splitter.pieces(text) if self._splitter is not None else None
+        if pieces is not None:
+            self._texts.update(pieces)
+            return
         if library.pre_tokenizer is None:
             self._forms[text] += 1
             return
@@ -146,33 +138,6 @@ def count(spec: TokenizerSpec, texts: Iterable[str], *visitors: Visitor) -> Coun
         reader.read(text)
     reader.flush()
     return reader.counts
-
-
-def _pattern(spec: TokenizerSpec) -> Any:
-    """The pre-tokenizer as a pattern of Python's, where the two surely agree; else None.
-
-    It must be one pattern before the byte map, made of what both read alike. Texts with characters
-    that their Unicode tables may differ about are left to the library anyway.
-    """
-    nodes = flat(spec.tree.get("pre_tokenizer"))
-    if not nodes or nodes[-1].get("type") != "ByteLevel" or nodes[-1].get("add_prefix_space"):
-        return None
-    cutting = [node for node in nodes if pattern_of(node) is not None]
-    if len(cutting) != 1 or len(nodes) > 2 or cutting[0].get("invert"):
-        return None
-    if str(cutting[0].get("behavior", "Isolated")) != "Isolated":
-        return None
-    source = pattern_of(cutting[0]) or ""
-    if _OWN.search(source):
-        return None
-    try:
-        parse(source)
-        found = regex.compile(
-            source.replace(r"\s", r"\p{White_Space}").replace(r"\S", r"\P{White_Space}")
-        )
-    except (UnreadableError, regex.error, RecursionError):
-        return None
-    return found if found.groups == 0 else None
 
 
 def texts_of(subject: Any) -> Iterator[str]:

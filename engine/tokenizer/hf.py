@@ -27,6 +27,9 @@ from engine.tokenizer.spec import (
     Step,
 )
 
+FEW = 16
+"""So few texts are encoded before other threads have woken up."""
+
 
 class LibraryBackend:
     """One own ``Tokenizer`` of the library: transformers may leave flags set on a shared one."""
@@ -78,6 +81,9 @@ class LibraryBackend:
         """Ids of many texts, without bounds."""
         with self._lock:
             self._library.encode_special_tokens = specials == "text"
+            if len(texts) < FEW:
+                encode = self._library.encode
+                return [encode(text, add_special_tokens=False).ids for text in texts]
             found = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
@@ -267,7 +273,7 @@ class LibraryBackend:
 
     def form_ids(self, form: str) -> tuple[int, ...]:
         """Ids the model gives one pre-token."""
-        return tuple(token.id for token in self._library.model.tokenize(form))
+        return tuple([token.id for token in self._library.model.tokenize(form)])
 
     def form_bytes(self, form: str) -> bytes:
         """Bytes a pre-token's form stands for."""

@@ -139,6 +139,7 @@ def _exact(prompt: Prompt, own: Row) -> Generator[Progress, None, Found]:
             prompt.locked,
             params.threshold,
             own,
+            params.listed,
         )
         if not given:
             prompt.ctx.note(

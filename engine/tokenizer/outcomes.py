@@ -82,8 +82,8 @@ class Outcomes:
         self.ends: Ids = self.zero[is_end]
         self.controls: Ids = self.zero[~is_end]
         self.size = END + 1 + len(self.controls)
-        self._first = self._flat[self._starts]
-        self._heads, self._bounds = np.unique(self._first, return_index=True)
+        self._nth: dict[int, npt.NDArray[np.uint8]] = {}
+        self._heads, self._bounds = np.unique(self._after(0), return_index=True)
 
     def longer(self, prefix: bytes) -> tuple[int, int]:
         """Places in ``order`` of the tokens that go on after ``prefix``."""
@@ -91,7 +91,9 @@ class Outcomes:
             return 0, len(self.order)
         low, high = self.spec.trie.range(prefix)
         # The token that is the prefix itself (there may be two) comes first.
-        return low + int(np.searchsorted(self._lengths[low:high] > len(prefix), True)), high
+        while low < high and self._lengths[low] == len(prefix):
+            low += 1
+        return low, high
 
     def matches(self, data: bytes, place: int) -> list[tuple[int, int]]:
         """(byte after, id) of the tokens the model can say that match in ``data``."""
@@ -104,22 +106,39 @@ class Outcomes:
     def logs(self, row: Row, span: tuple[int, int]) -> Reals:
         """Log-probability of each token of a span, float32; −inf for what cannot be said."""
         low, high = span
-        logs = row.logits[self.order[low:high]] - np.float32(row.log_z)
-        return np.where(self._dead[low:high], -np.inf, logs) if self._some_dead else logs
-
-    def next_bytes(self, span: tuple[int, int], skip: int) -> npt.NDArray[np.uint8]:
-        """The byte of each token of a span after its first ``skip``."""
-        low, high = span
-        return self._flat[self._starts[low:high] + skip]
+        logs = row.logits.take(self.order[low:high])
+        logs -= np.float32(row.log_z)
+        if self._some_dead:
+            logs[self._dead[low:high]] = -np.inf
+        return logs
 
     def byte_masses(self, weights: Reals, span: tuple[int, int], skip: int) -> Reals:
         """Sums of weights by next byte, [256] in float64."""
-        if skip:
-            return np.bincount(self.next_bytes(span, skip), weights, minlength=256)
-        # The whole vocabulary, which is sorted by its first byte.
         masses = np.zeros(256)
-        masses[self._heads] = np.add.reduceat(weights.astype(np.float64), self._bounds)
+        if span[0] == span[1]:
+            return masses
+        # Tokens that share what is skipped are sorted by the byte after it.
+        heads, bounds = self._bytes_of(span, skip)
+        masses[heads] = np.add.reduceat(weights, bounds, dtype=np.float64)
         return masses
+
+    def _bytes_of(
+        self, span: tuple[int, int], skip: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """The bytes that come next in a span, and where the tokens of each begin in it."""
+        if skip == 0:
+            return self._heads, self._bounds
+        low, high = span
+        after = self._after(skip)[low:high]
+        bounds = np.concatenate([[0], np.flatnonzero(after[1:] != after[:-1]) + 1])
+        return after[bounds], bounds
+
+    def _after(self, skip: int) -> npt.NDArray[np.uint8]:
+        """Byte number ``skip`` of every token, in order; of shorter ones anything."""
+        if skip not in self._nth:
+            places = np.minimum(self._starts + skip, len(self._flat) - 1)
+            self._nth[skip] = self._flat.take(places)
+        return self._nth[skip]
 
     def zero_masses(self, row: Row) -> Reals:
         """Probabilities of the end and of each control token, [size − 256]."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.tokenizer.canonical import ends_of
+from engine.tokenizer.following import follower_of
 from engine.tokenizer.spec import TokenizerSpec
 
 TAIL_BYTES = 512
@@ -74,7 +76,7 @@ def _word_before(spec: TokenizerSpec, data: bytes, ends: list[int], need: int) -
         text = data[first:].decode("utf-8", "strict" if not missing(data) else "ignore")
     except UnicodeDecodeError:
         return 0
-    cuts = [first + cut.start for cut in spec.pretokens(text)]
+    cuts = [first + start for start in _word_starts(spec, text)]
     # Words at the border of what was cut again may begin elsewhere.
     sure = set(ends)
     starts = [at for at in cuts[2 if first else 0 :] if at <= need and at in sure]
@@ -87,7 +89,16 @@ def _word_before(spec: TokenizerSpec, data: bytes, ends: list[int], need: int) -
     return 0
 
 
-def completions(data: bytes) -> list[bytes]:
+def _word_starts(spec: TokenizerSpec, text: str) -> list[int]:
+    """First byte of each word."""
+    follower = follower_of(spec)
+    words = follower.words(text) if follower is not None else None
+    if words is None:
+        return [cut.start for cut in spec.pretokens(text)]
+    return [0, *itertools.accumulate(len(word.encode()) for word in words[:-1])]
+
+
+def completions(data: bytes) -> Iterator[bytes]:
     """``data`` itself when it is text; else ways to complete its last character.
 
     A token may end inside a character. It then is canonical if it is in some text: all 64 ways to
@@ -95,21 +106,13 @@ def completions(data: bytes) -> list[bytes]:
     Bytes that begin no text have none.
     """
     lacking = missing(data)
-    if not lacking:
+    for n in range(64 if lacking else 1):
+        done = data + bytes([0x80 + n, 0x80 + n * 37 % 64, 0x80 + n * 23 % 64])[:lacking]
         try:
-            data.decode("utf-8")
-        except UnicodeDecodeError:
-            return []
-        return [data]
-    found: list[bytes] = []
-    for n in range(64):
-        rest = bytes([0x80 + n, 0x80 + n * 37 % 64, 0x80 + n * 23 % 64])[:lacking]
-        try:
-            (data + rest).decode("utf-8")
+            done.decode("utf-8")
         except UnicodeDecodeError:
             continue
-        found.append(data + rest)
-    return found
+        yield done
 
 
 def missing(data: bytes) -> int:

@@ -17,8 +17,9 @@ from engine.running import run
 from engine.subjects import Corpus, Text
 from engine.tokenizer import counting, reference
 from engine.tokenizer.compare import disagreements
-from engine.tokenizer.counting import Reader, count
+from engine.tokenizer.counting import count
 from engine.tokenizer.premium import interval
+from engine.tokenizer.splitting import KNOWN, Splitter
 from engine.workspace import Workspace
 from tests.engine.tokenizer.test_vocabulary import byte_level, made
 from tests.engine.tokenizer.toys import CORPUS, KINDS, TORTURE, library, save, toy
@@ -49,11 +50,14 @@ def test_the_fast_way_is_taken_where_it_may_be() -> None:
 
     fast = {name: byte_level(rules.pattern, []) for name, rules in RULES.items()}
     for spec in fast.values():
-        assert Reader(spec)._fast is not None
+        assert Splitter.of(spec) is not None
         ids = Counter(itertools.chain.from_iterable(spec.encode_ids(TEXTS)))
         assert {i: n for i, n in enumerate(count(spec, TEXTS).ids.tolist()) if n} == ids
-    assert Reader(byte_level(r"\w+|\W", []))._fast is None
-    assert Reader(toy("digits_bpe"))._fast is None
+    assert Splitter.of(byte_level(r"\w+|\W", [])) is None
+    assert Splitter.of(toy("digits_bpe")) is None
+    other = byte_level(r" ?\p{L}+|[^\p{L}]", [])
+    assert Splitter.of(other) is not None
+    assert Splitter.of(other, only=KNOWN) is None
 
 
 def test_corpus(workspace: Workspace, tmp_path: Path) -> None:
