@@ -142,20 +142,21 @@ def _places() -> npt.NDArray[np.int64]:
 
 @cache
 def _all() -> str:
-    return "".join(map(chr, _places()))
+    return _places().astype("<u4").tobytes().decode("utf-32-le")
 
 
 @cache
 def _categories() -> npt.NDArray[Any]:
-    found = np.full(SIZE, "Cn", dtype="<U2")
-    found[_places()] = list(map(unicodedata.category, _all()))
+    """The general category of each code point, two bytes each; ``Cn`` for surrogates."""
+    found = np.full(SIZE, b"Cn", dtype="S2")
+    found[_places()] = np.frombuffer("".join(map(unicodedata.category, _all())).encode(), "S2")
     return found
 
 
 @cache
 def _assigned() -> Members:
-    members = _categories() != "Cn"
-    members &= _categories() != "Co"
+    members = _categories() != b"Cn"
+    members &= _categories() != b"Co"
     members[_SURROGATES] = False
     return np.asarray(members)
 
@@ -168,7 +169,7 @@ def _doubtful() -> Members:
     newer = none()
     for match in regex.compile(r"\P{Cn}+").finditer(_all()):
         newer[_places()[match.start() : match.end()]] = True
-    older = _categories() != "Cn"
+    older = _categories() != b"Cn"
     older[_SURROGATES] = False
     members = np.asarray(newer != older)
     members[:_LOW] = True
@@ -185,7 +186,7 @@ def _differs(source: str, members: Members) -> Members:
     """Where Python's two tables disagree about a general category."""
     if not source.startswith(r"\p{") or not 1 <= len(source[3:-1]) <= 2:
         return none()
-    own = np.char.startswith(_categories(), source[3:-1])
+    own = np.char.startswith(_categories(), source[3:-1].encode())
     own[_SURROGATES] = False
     return np.asarray(own != members)
 
