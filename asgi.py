@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,6 +17,7 @@ from streamlit import config, net_util
 from streamlit.runtime.pages_manager import PagesManager
 
 from engine.limits.profile import Profile
+from pages import widgets
 
 # Threads of torch that wait for each other sleep: spinning, they take the processor from those they
 # wait for as soon as anything else runs beside them (measured: 94 s of processor time, then 17).
@@ -52,6 +56,15 @@ def hold(profile: Profile) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def ready() -> None:
+    """Import what the first visitor would wait for: a second and a half, while a browser starts."""
+    import engine
+
+    engine.analyses()
+    for module in pkgutil.iter_modules(widgets.__path__, f"{widgets.__name__}."):
+        importlib.import_module(module.name)
+
+
 @asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[None]:
     """Apply the profile; close the workspace at the end, so that nothing queued is lost."""
@@ -59,6 +72,7 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     hold(Profile.from_env())
     # Otherwise the first visitor of all, following a link to a page, gets it without app.py.
     PagesManager.uses_pages_directory = False
+    threading.Thread(target=ready, name="ready", daemon=True).start()
     yield
     from engine import default_workspace
 

@@ -76,12 +76,13 @@ def _linked(trace: Trace, stats: Result, asked: Asked) -> None:
     said = _said(trace, selection)
     with lede:
         st.text(attributionviews.sentence(found, selection.span, said, asked.unit))
+    # What is beside and below the first picture does not delay it.
+    below = state.painted(drawn)
     with right, st.container(key="details-box"):
-        _details(trace, found, selection, asked)
+        if below:
+            _details(trace, found, selection, asked)
         places.questions("attribution")
-    # What is below the first picture does not delay it.
-    if drawn or state.recall("drawn"):
-        state.remember("drawn", True)
+    if below:
         attributiontabs.below(trace, asked, result, found, selection)
         if result is not None:
             signal = view.signals.get(attributionviews.TOWARDS) or view.signals[name]

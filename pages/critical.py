@@ -152,13 +152,13 @@ def _linked(
         state.recall("selection"), state.name_of(trace), len(trace), view.start, chosen
     )
     state.remember("selection", selection)
+    # What is beside and below the first picture does not delay it.
+    below = state.painted(drawn)
     with right, st.container(key="details-box"):
-        _details(view, stats, measured, selection.span)
+        if below:
+            _details(view, stats, measured, selection.span)
         places.questions("critical")
-    # What is below the first picture does not delay it.
-    below = drawn or state.recall("drawn")
     if below:
-        state.remember("drawn", True)
         with left:
             criticaltabs.what_if(trace, selection.last, asked)
         criticaltabs.below(trace, view, measured, scored, asked)

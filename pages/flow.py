@@ -91,12 +91,13 @@ def _linked(trace: Trace, backbone: Result, asked: Asked) -> None:
         name = _signal(view)
         _, drawn = token_strip(view.strip, key=STRIP)
         flowforms.mark_buttons(trace, selection)
+    # What is beside and below the first picture does not delay it.
+    below = state.painted(drawn)
     with right, st.container(key="details-box"):
-        flowtabs.details(trace, backbone, selection.last, asked, edge)
+        if below:
+            flowtabs.details(trace, backbone, selection.last, asked, edge)
         places.questions("flow")
-    # What is below the first picture does not delay it.
-    if drawn or state.recall("drawn"):
-        state.remember("drawn", True)
+    if below:
         flowtabs.below(trace, backbone, view, asked, selection.last)
         about(engine.analyses()["flow.backbone"], view.signals[name], backbone)
     bus(CHANNEL, {"signal": name, "prompt": True, **selection.message()}, key="flow-bus")

@@ -58,7 +58,7 @@ def _results(group: Group, model: str) -> list[Result]:
         thr = _thr(group, model)
         if thr is not None:
             # Sliders are not part of the first picture.
-            chosen = _reweighted(group, model) if state.recall("drawn") else []
+            chosen = _reweighted(group, model) if state.painted() else []
             found += [thr, *chosen]
         stats = _answer("rewards.statistics", Request("statistics", group, {"model": model}))
         if stats is not None:
@@ -192,9 +192,9 @@ def _linked(view: View, thr: Result | None) -> None:
         event, drawn = group_view(data, key="rewards-group")
     at = _selected(view, thr, event)
     # What is beside, above and below the first picture does not delay it.
-    below = bool(state.recall("drawn"))
+    below = state.painted()
     if drawn and not below:
-        state.remember("drawn", True)
+        state.painted(drawn)
         st.rerun()
     model = state.chosen_model()
     with right, st.container(key="details-box"):

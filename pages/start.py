@@ -103,7 +103,7 @@ def _picture(
     """The story and what is below it; a click draws only these again."""
     _linked(item, trace, statistics, values, request)
     # Its fields take the browser a quarter of what the first picture costs: they come after it.
-    if state.recall("drawn"):
+    if state.painted():
         _bring()
 
 
@@ -131,8 +131,7 @@ def _linked(
                     state.remember("selection", here)
                     st.rerun()
                 hint("That is the question; the mistake is in the answer below it.", key="guess")
-    if drawn:
-        state.remember("drawn", True)
+    state.painted(drawn)
     if name not in guesses:
         with right, st.container(key="details-box"):
             st.subheader("Your guess", anchor=False)

@@ -50,15 +50,17 @@ def _linked(asked: Asked, cut: Result) -> None:
     left, right = st.container(key="linked").columns([2.1, 1], gap="medium")
     with left:
         _, drawn = token_strip(view.strip, key=STRIP)
+        # What is beside and below the first picture does not delay it.
+        below = state.painted(drawn)
         if compared is not None:
             tokenizertabs.beside(asked, compared)
-        tokenizertabs.findings(cut)
+        if below:
+            tokenizertabs.findings(cut)
     with right, st.container(key="details-box"):
-        tokenizertabs.details(cut, view, selection.last)
+        if below:
+            tokenizertabs.details(cut, view, selection.last)
         places.questions("tokenizer")
-    # What is below the first picture does not delay it.
-    if drawn or state.recall("drawn"):
-        state.remember("drawn", True)
+    if below:
         tokenizertabs.below(asked, cut)
         about(engine.analyses()["tokenizer.text"], view.signal, cut)
     bus(CHANNEL, {"signal": view.signal.name, "prompt": True, **selection.message()}, key="tok-bus")

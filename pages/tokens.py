@@ -140,7 +140,7 @@ def _linked(request: Request, view: Shown, signal: Signal, prompt_too: bool) -> 
         with st.container(key="pictures"):
             chosen["curve"] = curve(view.curve(signal.name), key="curve")
             # What is below the first picture does not delay it.
-            below = drawn or state.recall("drawn")
+            below = state.painted(drawn)
             crowd = view.scatter() if below else None
             if crowd is not None:
                 chosen["scatter"] = scatter(crowd, key="scatter")
@@ -149,7 +149,6 @@ def _linked(request: Request, view: Shown, signal: Signal, prompt_too: bool) -> 
         )
         state.remember("selection", selection)
         if below:
-            state.remember("drawn", True)
             _below(request, view, signal, selection)
     with right, st.container(key="details-box"):
         _details(view, selection)

@@ -51,6 +51,17 @@ def recall(name: str, default: Any = None) -> Any:
     return st.session_state.get(_PREFIX + name, default)
 
 
+def painted(drawn: bool = False) -> bool:
+    """Whether this visitor has seen a picture: all else of a page comes after the first one.
+
+    Args:
+        drawn: what the view that is the picture reports.
+    """
+    if drawn:
+        remember("drawn", True)
+    return bool(recall("drawn"))
+
+
 def gallery_item(name: str) -> GalleryItem | None:
     """The example with this name."""
     return next((item for item in engine.gallery() if item.name == name), None)
