@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -59,6 +61,8 @@ class Owner:
         self._not_before = self._next_reconcile = self._noted = 0.0
         self._strikes = self._bytes = 0
         self._complaint = ""
+        self._process = os.getpid()
+        self._at_exit()
         self._thread = threading.Thread(target=self._run, name="cache-owner", daemon=True)
         self._thread.start()
 
@@ -124,10 +128,21 @@ class Owner:
 
     def close(self) -> None:
         """Take in what is waiting, as far as that is quick, and close the index."""
+        atexit.unregister(self.close)
+        if os.getpid() != self._process:
+            return  # after a fork the thread is only in the parent
         with self._cond:
             self._stop = True
             self._cond.notify_all()
         self._thread.join(timeout=30.0)
+
+    def _at_exit(self) -> None:
+        """Have the index closed when the process ends without ``close``.
+
+        What is registered last comes first, and DuckDB registers its own end when it is imported.
+        """
+        atexit.unregister(self.close)
+        atexit.register(self.close)
 
     def _settled(self) -> bool:
         if self._off is not None or not self._lock.held:
@@ -209,6 +224,7 @@ class Owner:
                 self._rebuild = False
         if self._off is None and self._index is None:
             self._index = open_index(self._layout)
+            self._at_exit()
             self._intake = Intake(self._layout, self._index)
             self._tidy()
             self._reconcile(thorough=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -72,8 +71,6 @@ class Store:
             lock = ProcessLock(self._layout.owner_lock)
             acquire(lock, self._layout, required=role == "owner")
             self._owner = Owner(self._layout, max_bytes, lock)
-            # Without it, an exit without close() would end DuckDB in the middle of its work.
-            atexit.register(self.close)
 
     @property
     def home(self) -> Path:
@@ -340,7 +337,6 @@ class Store:
         owner, self._owner = self._active_owner(), None
         if owner is not None:
             owner.close()
-            atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         """Return the store itself."""

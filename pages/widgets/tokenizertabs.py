@@ -80,7 +80,11 @@ def findings(cut: Result) -> None:
         row_height=28,
         height=37 + 28 * min(len(listed), FINDINGS),
         placeholder="–",
-        column_config={"evidence": st.column_config.Column(width="large")},
+        # All of them beside the details on a laptop's screen.
+        column_config={
+            name: st.column_config.Column(width=width)
+            for name, width in zip(listed[0], (56, 100, 272, 62, 72, 72), strict=True)
+        },
     )
 
 

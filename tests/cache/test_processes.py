@@ -6,10 +6,12 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -140,6 +142,27 @@ def test_another_program_with_the_index_open(
     with Store(home) as store:
         assert store.flush()
         assert store.frame("SELECT key FROM results").num_rows == 2
+
+
+def test_a_process_that_ends_without_closing(home: Path, key: Key) -> None:
+    """Its last results are indexed and nothing is said: DuckDB, imported late, ends after it."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PUT + "store = Store(Path(sys.argv[1]), role='owner'); put(store, 1); store.flush()\n"
+            "put(store, 2)",
+            str(home),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    rows = duckdb.connect(str(home / "index.duckdb"), read_only=True).execute(
+        "SELECT key FROM results"
+    )
+    assert {row for (row,) in rows.fetchall()} == {key(1), key(2)}
 
 
 def test_a_forked_child_writes_as_a_client(home: Path, key: Key, start: Start) -> None:
