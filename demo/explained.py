@@ -1,4 +1,4 @@
-"""What the Attribution and Flow pages open on: stored results for the gallery's texts."""
+"""What Attribution, Flow and Tokenizer open on: stored results for the gallery's texts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine import Request, Text, Trace
+from engine.subjects import TokenizerRef
 
 FAMILIES = ("attribution", "flow", "tokenizer")
 """Analyses that this file asks for."""
@@ -23,15 +24,17 @@ COMPARED = (
 """Methods whose scores of the answer are stored for the first text."""
 
 FLOWING = ("start", "solved", "solved-multidigit")
-"""Texts whose backbone is stored: the tables are large, and computing one takes a second."""
+"""Texts whose larger results are stored, such as the backbone."""
 
 LONGEST = 256
 """Tokens of a text up to which it is explained in advance."""
 
 
-def of_model(model: str) -> Iterator[Request]:
-    """Results of a model that belong to no text."""
+def of_model(model: str, tokenizer: TokenizerRef) -> Iterator[Request]:
+    """Results of a model, and of its tokenizer, that belong to no text."""
     yield Request("tokenizer.probe", Text(prompt=""), model)
+    yield Request("tokenizer.vocabulary", tokenizer)
+    yield Request("tokenizer.languages", tokenizer)
 
 
 def requests(name: str, trace: Trace, model: str, expected: str | None) -> Iterator[Request]:
@@ -48,6 +51,11 @@ def requests(name: str, trace: Trace, model: str, expected: str | None) -> Itera
     yield Request("attribution.occlusion", trace, model, {"targets": "response"})
     if name in FLOWING:
         yield Request("flow.backbone", trace, model, {"share": 0.5})
+        # What the page's fields hold at first.
+        text = trace.spelled.decode()
+        yield Request("tokenizer.spellings", Text(prompt=text.split("\n")[0][:60]), model)
+        yield Request("tokenizer.next_byte", Text(prompt=text[:200]), model)
+        yield Request("tokenizer.ids", trace, model)
     if name != "start":
         return
     answer = trace.spans["answer"]

@@ -4,18 +4,19 @@
 (``engine.gallery`` says what is in them). Pages open on these without torch; run it again after
 retraining, or when an analysis's version changes. Everything is chosen by rules, so another model
 gives another gallery; if nothing fits, it says what to raise. ``--home FOLDER`` keeps the work
-between runs; ``--explain`` leaves the texts as they are and makes only what the Attribution and
-Flow pages open on anew.
+between runs; ``--explain`` leaves the texts as they are and makes only what Attribution, Flow
+and Tokenizer open on anew.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -45,7 +46,10 @@ from engine import (
 from engine.answers import check, response_text
 from engine.critical.value import value_request
 from engine.gallery import Culprit, gallery
+from engine.subjects import TokenizerRef
 from engine.workspace import GALLERY, Workspace
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LONG = 1_500
 """Tokens of the long text, at least."""
@@ -70,11 +74,15 @@ def main() -> None:
     """Make the gallery anew."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--home", type=Path, help="folder that keeps the work between runs")
-    parser.add_argument("--explain", action="store_true", help="only attribution and flow")
+    families = list(explained.FAMILIES)
+    parser.add_argument(
+        "--explain", nargs="*", choices=families, metavar="FAMILY",
+        help=f"only these families of analyses ({', '.join(families)}; all by default)",
+    )  # fmt: skip
     parsed = parser.parse_args()
     given = parsed.home
-    if parsed.explain:
-        _explain(given)
+    if parsed.explain is not None:
+        _explain(given, parsed.explain or families)
         return
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary) / "gallery"
@@ -84,19 +92,19 @@ def main() -> None:
             _write(items, made, workspace)
             for model in MODELS:
                 _compare(model, made, workspace)
-                _causes(model, made, workspace)
+                _explain_model(model, explained.FAMILIES, made, workspace)
         shutil.rmtree(GALLERY, ignore_errors=True)
         shutil.copytree(made, GALLERY)
     size = sum(file.stat().st_size for file in GALLERY.rglob("*") if file.is_file())
     _tell(f"{len(items)} items, {size / 1024:.0f} KiB, {time.process_time():.0f} CPU seconds")
 
 
-def _explain(home: Path | None) -> None:
-    """Attribution and flow of the texts as they are; results of older code are taken away."""
+def _explain(home: Path | None, families: Sequence[str]) -> None:
+    """Results about the texts as they are; those of older code are taken away."""
     for file in (GALLERY / "results").rglob("*.zip"):
         with zipfile.ZipFile(file) as result:
             analysis = orjson.loads(result.read("meta.json"))["meta"]["analysis"]
-        if analysis.split(".")[0] in explained.FAMILIES:
+        if analysis.split(".")[0] in families:
             file.unlink()
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -104,22 +112,31 @@ def _explain(home: Path | None) -> None:
     ):
         for item in gallery():
             asked = explained.requests(item.name, item.trace, item.model, item.expected)
-            for result in run(*asked, workspace=workspace):
-                pack(workspace, result.key, GALLERY / "results")
+            _store(asked, families, GALLERY, workspace)
             _tell(f"{item.name}: explained")
         for model in MODELS:
-            _causes(model, GALLERY, workspace)
+            _explain_model(model, families, GALLERY, workspace)
 
 
-def _causes(model: str, folder: Path, workspace: Workspace) -> None:
-    """Right answers as they come, with their true causes: which method finds them, what cuts do."""
+def _store(
+    requests: Iterable[Request], families: Sequence[str], folder: Path, workspace: Workspace
+) -> None:
+    wanted = [r for r in requests if r.analysis.split(".")[0] in families]
+    for result in run(*wanted, workspace=workspace):
+        pack(workspace, result.key, folder / "results")
+
+
+def _explain_model(model: str, families: Sequence[str], folder: Path, workspace: Workspace) -> None:
+    """Right answers as they come, with their true causes; what holds of the tokenizer."""
     file = folder / f"causes-{model}.jsonl"
     subject = causes.rollouts(model, CAUSES, file, workspace)
     requests = [Request(name, subject, model) for name in explained.OVER_CAUSES]
-    requests += explained.of_model(model)
-    for result in run(*requests, workspace=workspace):
-        pack(workspace, result.key, folder / "results")
-    _tell(f"{model}: true causes of {CAUSES} right answers")
+    planned = workspace.plan_model(model)
+    # By the project's folder: a stored result names no path of this machine.
+    place = os.path.relpath(planned.located.tokenizer_path, ROOT)
+    ref = TokenizerRef(path=place, tokenizer=planned.tokenizer.digest, title=model)
+    _store([*requests, *explained.of_model(model, ref)], families, folder, workspace)
+    _tell(f"{model}: explained, with the true causes of {CAUSES} right answers")
 
 
 def _items(workspace: Workspace) -> list[dict[str, Any]]:

@@ -234,6 +234,12 @@ class Trace(Base):
         """The text the tokens stand for, without tokens the tokenizer added."""
         return self._join(0, len(self.ids))
 
+    @cached_property
+    def spelled(self) -> bytes:
+        """The bytes of the tokens that stand for text: neither added nor special ones."""
+        silent = {*self.added, *self.special}
+        return b"".join(p for position, p in enumerate(self.pieces) if position not in silent)
+
     def _join(self, start: int, end: int) -> bytes:
         added = set(self.added)
         return b"".join(self.pieces[p] for p in range(start, end) if p not in added)

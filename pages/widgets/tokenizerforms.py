@@ -100,7 +100,7 @@ def controls(trace: Trace | None) -> Asked | None:
             width=320,
             persist_state="session",
         )
-    given = _shown_text(trace)
+    given = "" if trace is None else trace.spelled.decode("utf-8", "replace")[:LONGEST]
     if st.session_state.get("tokenizer-seen") != given:
         st.session_state["tokenizer-seen"] = given
         st.session_state["tokenizer-text"] = given
@@ -124,14 +124,6 @@ def controls(trace: Trace | None) -> Asked | None:
     except UserError as error:
         problem(error, key="tokenizer")
         return None
-
-
-def _shown_text(trace: Trace | None) -> str:
-    if trace is None:
-        return ""
-    left_out = {*trace.added, *trace.special}
-    data = b"".join(p for i, p in enumerate(trace.pieces) if i not in left_out)
-    return data.decode("utf-8", "replace")[:LONGEST]
 
 
 def _choice(label: str, names: dict[str, str], key: str) -> str:

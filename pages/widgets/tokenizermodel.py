@@ -36,7 +36,7 @@ def vocabulary(asked: Asked) -> None:
         pc.or_(pc.not_equal(ids["reachable"], "yes"), pc.not_equal(ids["utf8"], "whole"))
     )
     st.text(f"{odd.num_rows:,} ids that cannot occur, stay open, or hold parts of characters:")
-    plain_table(odd.dropcolumns(["token_bytes"]).slice(0, 500), columns("vocabulary", "ids"))
+    plain_table(odd.drop_columns(["token_bytes"]).slice(0, 500), columns("vocabulary", "ids"))
     if found.table("bigrams").num_rows:
         st.text("Pairs that share a character and belong to different scripts:")
         show(found, "vocabulary", "bigrams")

@@ -109,7 +109,7 @@ def beside(asked: Asked, found: Result) -> None:
             token_strip(
                 plain_payload(pieces, ["text"] * len(pieces)), key=f"tokenizer-beside-{number}"
             )
-    show(found, "compare", "summary", found.table("summary").dropcolumns(["digest"]))
+    show(found, "compare", "summary", found.table("summary").drop_columns(["digest"]))
     spans = found.table("spans")
     st.text(f"They cut {spans.num_rows:,} stretches differently" + (":" if spans.num_rows else "."))
     if spans.num_rows:
@@ -155,7 +155,7 @@ def _numbers(cut: Result) -> None:
         rows = cut.table(table)
         if rows.num_rows:
             st.text(label)
-            shown = rows.dropcolumns(["token_bytes"]) if table == "tokens" else rows
+            shown = rows.drop_columns(["token_bytes"]) if table == "tokens" else rows
             show(cut, "text", table, shown.slice(0, 2000))
     for table in ("findings", "tokens", "cuts", "letters", "words"):
         downloads(cut, table, table.capitalize(), key=f"cut-{table}")

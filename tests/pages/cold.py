@@ -53,13 +53,14 @@ def drawn(name: str) -> AppTest:
 
 def walked(app: AppTest, key: str, tabs: tuple[str, ...]) -> dict[str, Any]:
     """What the page shows in all these tabs."""
-    buttons, tables = [], []
+    buttons, tables, text = [], [], []
     for tab in tabs:
         app.session_state[key] = tab
-        app.run()
+        waited(app.run())
+        text += [t.value for t in app.text]
         buttons += [b.label for b in app.button]
         tables += [list(d.value.columns) for d in app.dataframe]
-    return seen(waited(app), buttons=buttons, tables=tables)
+    return seen(app, text=text, buttons=buttons, tables=tables)
 
 
 def pages() -> Cold:
@@ -87,7 +88,11 @@ def pages() -> Cold:
             "attribution-tabs",
             tuple(attributiontabs.TABS[name] for name in ("verdict", "causes", "reliance")),
         ),
-        "tokenizer": seen(drawn("tokenizer")),
+        "tokenizer": walked(
+            drawn("tokenizer"),
+            "tokenizer-tabs",
+            ("Spellings", "Ids", "Vocabulary", "Next byte", "Probe"),
+        ),
         "flow": walked(
             drawn("flow"),
             "flow-tabs",

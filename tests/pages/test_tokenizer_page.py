@@ -24,6 +24,13 @@ def test_it_opens_without_torch(cold: Cold) -> None:
     assert (seen["torch"], seen["transformers"], seen["exceptions"]) == (False, False, 0)
     assert any("bytes in" in t and "tokens" in t for t in seen["text"])
     assert any("evidence" in columns for columns in seen["tables"])
+    # Each tab opens on a stored result (its ids on one quickly made): nothing waits for a click.
+    for said in ("token sequences spell it", "They are canonical.", "ids that cannot occur",
+                 "The boundary misplaces", "Small tasks about letters"):  # fmt: skip
+        assert any(said in t for t in seen["text"]), said
+    for asked in ("Count its spellings", "Look at them", "Audit the vocabulary",
+                  "Whose letters are they?", "What comes next?", "Run the tasks"):  # fmt: skip
+        assert asked not in seen["buttons"], asked
 
 
 @pytest.fixture
@@ -67,6 +74,23 @@ def test_spellings_and_ids(app: AppTest) -> None:
     assert any("99999999" in t.replace(",", "") and t.endswith(".") for t in texts(healthy(app)))
 
 
+def test_another_tokenizer_beside_it(app: AppTest) -> None:
+    app.multiselect(key="tokenizer-others").set_value(["model:demo-multidigit"]).run()
+    until(app, idle)
+    trace = engine.gallery()[0].trace
+    subject = Text(prompt=trace.spelled.decode(), tokenizer=reference(DEMO / "tokenizer.json"))
+    others = (reference(DEMO.parent / "demo-multidigit" / "tokenizer.json"),)
+    request = Request("tokenizer.compare", subject, None, {"others": others})
+    spans = engine.run(request)[0].table("spans")
+    assert spans.num_rows > 0
+    assert f"They cut {spans.num_rows} stretches differently:" in texts(healthy(app))
+    assert any(
+        list(d.value["at byte"]) == spans["start_byte"].to_pylist()
+        for d in app.dataframe
+        if "at byte" in d.value.columns and "the other" in d.value.columns
+    )
+
+
 def test_a_dropped_file_is_kept_or_refused_in_one_sentence(app_home: Path) -> None:
     home = engine.default_workspace().home
     with pytest.raises(UserError) as caught:
@@ -85,8 +109,6 @@ def test_a_dropped_file_is_kept_or_refused_in_one_sentence(app_home: Path) -> No
 def test_the_shown_ids_and_a_phantom_edit(app: AppTest) -> None:
     app.session_state["tokenizer-tabs"] = "Ids"
     app.run()
-    app.button(key="go-tokenizer.ids").click().run()
-    until(app, idle)
     assert "They are canonical." in texts(healthy(app))
     first = engine.gallery()[0].trace.ids[3]
     app.text_area(key="tokenizer-ids").set_value(f"{first}").run()
