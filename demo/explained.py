@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from engine import Request, Text, Trace
+from engine.render.text import beginning
 from engine.subjects import TokenizerRef
 
 FAMILIES = ("attribution", "flow", "tokenizer")
@@ -53,7 +54,7 @@ def requests(name: str, trace: Trace, model: str, expected: str | None) -> Itera
         yield Request("flow.backbone", trace, model, {"share": 0.5})
         # What the page's fields hold at first.
         text = trace.spelled.decode()
-        yield Request("tokenizer.spellings", Text(prompt=text.split("\n")[0][:60]), model)
+        yield Request("tokenizer.spellings", Text(prompt=beginning(text, 48)), model)
         yield Request("tokenizer.next_byte", Text(prompt=text[:200]), model)
         yield Request("tokenizer.ids", trace, model)
     if name != "start":

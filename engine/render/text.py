@@ -69,6 +69,13 @@ def one_line(text: str, longest: int = 400) -> str:
     return "".join(shown) + ("…" if len(text) > longest else "")
 
 
+def beginning(text: str, most: int) -> str:
+    """The first words of a text's first line, at most so many bytes; half a word if it is long."""
+    line = text.split("\n")[0]
+    cut = line.encode()[:most].decode("utf-8", "ignore")
+    return cut if cut == line else cut.rpartition(" ")[0] or cut
+
+
 def number(value: float | int | None, *, digits: int = 3) -> str:
     """``value`` for reading: significant digits, thousands set apart, powers of ten written out."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

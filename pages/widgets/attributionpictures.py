@@ -17,7 +17,7 @@ from engine.render.text import markup
 from pages.widgets import state
 from pages.widgets.attributionviews import CHANNEL, LEAST, Matrix
 from pages.widgets.heatmap import heatmap
-from pages.widgets.rewardpictures import plain, theme_now
+from pages.widgets.plots import plain, theme_now
 
 MOST_ROWS, MOST_COLUMNS = 64, 2000
 """What one heatmap draws."""

@@ -19,7 +19,7 @@ from engine.tokenization import show
 from pages.widgets import state
 from pages.widgets.flowviews import CHANNEL
 from pages.widgets.heatmap import heatmap
-from pages.widgets.rewardpictures import plain, theme_now
+from pages.widgets.plots import plain, theme_now
 from pages.widgets.tables import plain_table
 
 AROUND = 10

@@ -10,8 +10,8 @@ import streamlit as st
 
 from engine.render import palette
 from engine.render.text import plain
-from pages.widgets.rewardpictures import plain as plainly
-from pages.widgets.rewardpictures import theme_now
+from pages.widgets.plots import plain as plainly
+from pages.widgets.plots import theme_now
 
 MOST_BYTES = 48
 MOST_TOKENS = 240

@@ -11,7 +11,7 @@ import streamlit as st
 
 from engine import Request, Result, Text
 from engine.tokenizer.loader import files_digest
-from pages.widgets import state
+from pages.widgets import state, tokenizerbytes
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
 from pages.widgets.notice import hint
@@ -107,7 +107,8 @@ def next_byte(asked: Asked) -> None:
         f"healing {_percent(row['healing_variation'])}, after token alignment "
         f"{_percent(row['alignment_variation'])}."
     )
-    table = found.table("bytes").sort_by([("probability", "descending")]).slice(0, 20)
+    tokenizerbytes.draw(found)
+    table = found.table("bytes").sort_by([("probability", "descending")]).slice(0, 12)
     show(found, "next_byte", "bytes", table)
     st.text("The ways to cut the prompt's end that count")
     show(found, "next_byte", "covers", readable(found.table("covers")))

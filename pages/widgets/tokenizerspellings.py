@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from engine import Request, Text
-from engine.render.text import plain
+from engine.render.text import beginning, plain
 from pages.widgets import state, tokenizerlattice
 from pages.widgets.asking import ask
 from pages.widgets.downloads import downloads
@@ -19,7 +19,7 @@ from pages.widgets.tokenizertables import readable, show
 def spellings(asked: Asked) -> None:
     given = st.text_input(
         "A string of the text, or any other",
-        value=asked.text.split("\n")[0][:60],
+        value=beginning(asked.text, tokenizerlattice.MOST_BYTES),
         key="tokenizer-string",
         persist_state="session",
         max_chars=2000,

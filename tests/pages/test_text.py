@@ -7,7 +7,17 @@ import unicodedata
 
 import pytest
 
-from engine.render.text import BOX, DIM, END, escape_markdown, markup, number, one_line, plain
+from engine.render.text import (
+    BOX,
+    DIM,
+    END,
+    beginning,
+    escape_markdown,
+    markup,
+    number,
+    one_line,
+    plain,
+)
 
 
 @pytest.mark.parametrize(
@@ -132,3 +142,12 @@ def test_markdown_loses_its_meaning():
     for sign in "![]()*$:<>`#":
         assert all(escaped[i - 1] == "\\" for i, c in enumerate(escaped) if c == sign)
     assert "\n" not in escaped
+
+
+def test_the_beginning_of_a_text_is_whole_words():
+    assert beginning("one two three", 48) == "one two three"
+    assert beginning("one two three\nfour", 9) == "one two"
+    assert beginning("one two three", 7) == "one"  # whether the word went on is not known
+    assert beginning("sesquipedalian", 5) == "sesqu"
+    assert beginning("日本語", 4) == "日"
+    assert beginning("", 5) == ""

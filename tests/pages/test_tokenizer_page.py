@@ -11,6 +11,8 @@ import engine
 from engine import Request, Text, UserError
 from engine.catalogue import BUNDLED_FOLDER
 from engine.tokenizer import reference, uploads
+from pages.widgets import tokenizerbytes
+from pages.widgets.tokenizerbytes import REPAIRS
 from tests.pages.cold import Cold
 from tests.pages.navigation import open_page
 from tests.pages.test_tokens_page import idle, texts, until
@@ -72,6 +74,22 @@ def test_spellings_and_ids(app: AppTest) -> None:
     app.text_area(key="tokenizer-ids").set_value("99999999").run()
     until(app, idle)
     assert any("99999999" in t.replace(",", "") and t.endswith(".") for t in texts(healthy(app)))
+
+
+def test_the_next_bytes_that_are_drawn(app_home: Path) -> None:
+    """Whatever one of the four ways of asking finds probable, by the exact probability."""
+    text = engine.gallery()[0].trace.spelled.decode()[:200]
+    request = Request("tokenizer.next_byte", Text(prompt=text), "demo")
+    found = engine.default_workspace().lookup(request)
+    assert found is not None
+    rows = tokenizerbytes.outcomes(found)
+    assert [row["label"] for row in rows][:3] == ["y", "n", "space"]
+    assert rows[0]["alignment"] > 0.99 > 0.01 > rows[0]["token_view"]
+    exact = [row["probability"] for row in rows]
+    assert exact == sorted(exact, reverse=True)
+    likely = {row["token"] for row in found.table("bytes").to_pylist() if row["token_view"] > 0.01}
+    assert likely <= {row["token"] for row in rows}
+    assert all(max(r[n] for n in ("probability", "token_view", *REPAIRS)) > 4e-4 for r in rows)
 
 
 def test_another_tokenizer_beside_it(app: AppTest) -> None:
