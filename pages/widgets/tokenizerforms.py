@@ -87,9 +87,10 @@ def controls(trace: Trace | None) -> Asked | None:
         others = {
             f"model:{m.name}": m.name
             for m in engine.available_models(state.workspace().profile)
-            if m.available and m.name != model
+            if m.available
         }
         others |= {k: v for k, v in names.items() if k and k != "file"}
+        others.pop(ref or f"model:{model}", None)
         beside = st.multiselect(
             "Beside it",
             list(others),

@@ -93,6 +93,9 @@ def test_the_next_bytes_that_are_drawn(app_home: Path) -> None:
 
 
 def test_another_tokenizer_beside_it(app: AppTest) -> None:
+    beside = app.multiselect(key="tokenizer-others")
+    assert "demo" not in beside.options, "it is the one that is looked at"
+    assert "demo-multidigit" in beside.options
     app.multiselect(key="tokenizer-others").set_value(["model:demo-multidigit"]).run()
     until(app, idle)
     trace = engine.gallery()[0].trace
