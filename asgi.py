@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.routing import Route
 from streamlit import config, net_util
+from streamlit.proto.ClientState_pb2 import ClientState
+from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.pages_manager import PagesManager
 
 from engine.limits.profile import Profile
@@ -41,6 +43,25 @@ IMPORTS = 256
 # Streamlit asks a server on the internet for this machine's address: at every start, and again for
 # every connection from a foreign origin. Nothing here needs it.
 net_util.get_external_ip = lambda: None
+
+
+_request_rerun = AppSession.request_rerun
+
+
+def request_rerun(session: AppSession, state: ClientState | None) -> None:
+    """Whoever leaves a page leaves its fragments.
+
+    A view that reports something while its page is being left asks for a run of its fragment, and
+    Streamlit would make it after the new page, which the browser then takes for the old one: it
+    stays blank (seen in one of sixty quick clicks).
+    """
+    leaves = state is not None and state.page_script_hash not in ("", session.page_script_hash)
+    if leaves and not state.fragment_id:
+        session._fragment_storage.clear()
+    _request_rerun(session, state)
+
+
+AppSession.request_rerun = request_rerun  # type: ignore[method-assign]
 
 
 def hold(profile: Profile) -> None:

@@ -20,7 +20,13 @@ import pytest
 from tests.pages.navigation import ROOT
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        Page,
+        WebSocketRoute,
+    )
 
 FLAGS = [
     "--headless",
@@ -154,10 +160,17 @@ def watched(server: str, contexts: Callable[..., BrowserContext]) -> Iterator[Ca
             trouble.append(f"console: {message.text}")
 
     def open_page(
-        path: str, *, scheme: str = "light", width: int = 1280, height: int = 1300
+        path: str,
+        *,
+        scheme: str = "light",
+        width: int = 1280,
+        height: int = 1300,
+        route: Callable[[WebSocketRoute], None] | None = None,
     ) -> Page:
         page = contexts(server, scheme).new_page()
         pages.append(page)
+        if route is not None:
+            page.route_web_socket("**/_stcore/stream", route)
         page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(60_000)
         page.on("console", heard)

@@ -18,7 +18,7 @@ from engine.render.strip import asset
 from tests.pages.hostile import HOSTILE
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, WebSocketRoute
 
 pytestmark = pytest.mark.browser
 
@@ -27,10 +27,14 @@ pytestmark = pytest.mark.browser
 def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
     """Open the page and wait for its first picture."""
 
-    def open_page(query: str = "", **how: Any) -> Page:
+    def open_page(query: str = "", ready: Callable[[], bool] = lambda: True, **how: Any) -> Page:
         if not query:  # as a visitor gets here
             page = watched("", height=1150, **how)
-            page.get_by_role("link", name="Summary").click()
+            link = page.get_by_role("link", name="Summary")
+            link.wait_for()
+            while not ready():
+                page.wait_for_timeout(20)
+            link.click()
         else:
             page = watched(f"/summary{query}", height=1150, **how)
         page.locator(".ts-bars tbody tr").first.wait_for()
@@ -42,6 +46,39 @@ def visit(watched: Callable[..., Page]) -> Callable[..., Page]:
 
 def names(page: Page) -> list[str]:
     return page.locator(".ts-bars tbody th").all_inner_texts()
+
+
+def test_a_view_that_reports_while_its_page_is_left(visit: Callable[..., Page]) -> None:
+    """Its report arrives right after the click: what is drawn is the page that was asked for."""
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+
+    held: list[bytes] = []
+    steps: list[str] = []
+
+    def route(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def sent(message: str | bytes) -> None:
+            assert isinstance(message, bytes)
+            if BackMsg.FromString(message).rerun_script.fragment_id and not steps:
+                held.append(message)  # the strip has been drawn
+                return
+            if held and not steps:
+                steps.append("left")
+            server.send(message)
+
+        def received(message: str | bytes) -> None:
+            socket.send(message)
+            if steps == ["left"]:  # the new page is being made
+                steps.append("reported")
+                server.send(held[0])
+
+        socket.on_message(sent)
+        server.on_message(received)
+
+    page = visit(route=route, ready=lambda: bool(held))
+    assert steps == ["left", "reported"]
+    assert page.locator("h1").inner_text() == "How did the model read this text as a whole?"
 
 
 def choose(page: Page, label: str, option: str) -> None:

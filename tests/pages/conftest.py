@@ -32,6 +32,17 @@ def app_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["TOKENSCOPE_HOME"] = before
 
 
+@pytest.fixture
+def empty_home(app_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """For a test that leaves results behind: a store of its own, then the shared one again."""
+    engine.default_workspace().close()
+    engine.default_workspace.cache_clear()
+    monkeypatch.setenv("TOKENSCOPE_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home"
+    engine.default_workspace().close()
+    engine.default_workspace.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
     """What each page shows its first visitor, in a process of its own (:mod:`tests.pages.cold`)."""

@@ -31,7 +31,7 @@ def healthy(app: AppTest, where: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_tab_and_every_button_that_computes(app_home: Path, name: str) -> None:
+def test_every_tab_and_every_button_that_computes(empty_home: Path, name: str) -> None:
     """Press whatever offers to compute, one after the other, as long as there is more."""
     app = opened(name)
     labels = [tab.label for tab in app.tabs]
