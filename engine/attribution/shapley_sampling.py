@@ -22,6 +22,7 @@ from engine.attribution.sampled import (
 )
 from engine.attribution.work import MODELS, Bools, Floats, Ints, Work
 from engine.context import Context
+from engine.limits.caps import READS
 from engine.registry import analysis
 from engine.schema import Progress, Tables
 from engine.subjects import Trace
@@ -44,6 +45,7 @@ class ShapleyParams(SampledParams):
             "Random orders in which the sources come (ours; Captum draws 25). Each reads as many "
             "texts as there are sources; all subsets when those are no more."
         ),
+        json_schema_extra=READS,
     )
     antithetic: bool = Field(
         True, title="in pairs", description="Every second order is the one before, reversed."

@@ -230,3 +230,27 @@ def test_other_batches_and_what_is_known_so_far(
     assert all(set(state) <= set(declared.tables) for state in states)
     last = states[-1]["attribution"]["score"].to_pylist()
     np.testing.assert_allclose(last, small.matrix()[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_known_so_far_is_what_fewer_draws_give(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every state is the answer to a request for as many draws as were made by then."""
+    model, trace = toys.loaded("gpt2"), toys.text("One two three.", " 4")
+    name = "permutations" if method == "shapley_sampling" else "samples"
+    total = 12 if method == "shapley_sampling" else 64
+    monkeypatch.setattr(sampled, "CHUNK", 16)
+    monkeypatch.setattr(shapley_sampling, "ROUND", 60)
+    shared = {**METHODS[method], "removal": "delete", "granularity": "token"}
+    many = toys.run(f"attribution.{method}", model, trace, **{**shared, name: total})
+    states = [
+        (int(p.message.split()[0]), p.so_far()) for p in many.progress if p.so_far is not None
+    ]
+    assert len(states) >= 3
+    for drawn, state in states:
+        few = toys.run(f"attribution.{method}", model, trace, **{**shared, name: drawn})
+        found = np.array(state["attribution"]["score"].to_pylist(), float)
+        np.testing.assert_allclose(found, few.matrix()[0], atol=1e-10, err_msg=str(drawn))
+    # More draws say something else.
+    assert states[0][1]["attribution"]["score"] != states[-1][1]["attribution"]["score"]
