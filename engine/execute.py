@@ -22,7 +22,7 @@ from engine.plan import Plan, check_trace, iter_rollouts
 from engine.registry import check_tables, find
 from engine.result import Result
 from engine.schema import NOTES, Progress, Tables
-from engine.subjects import Rollouts
+from engine.subjects import Rollouts, Subject, TokenizerRef
 from engine.subjectstore import TABLE as SUBJECT
 from engine.subjectstore import subject_table
 from engine.version import __version__
@@ -196,6 +196,12 @@ def _version(library: str) -> str:
     return version(library)
 
 
+def _tokenizer(subject: Subject) -> str | None:
+    """Digest of the tokenizer that a subject itself names."""
+    ref = subject if isinstance(subject, TokenizerRef) else getattr(subject, "tokenizer", None)
+    return ref.tokenizer if isinstance(ref, TokenizerRef) else None
+
+
 def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
     import sys
 
@@ -209,6 +215,7 @@ def _provenance(plan: Plan, status: str, seconds: float) -> dict[str, Any]:
             "kind": plan.subject.kind,
             "digest": plan.subject.digest,
             "title": plan.subject.title,
+            "tokenizer": _tokenizer(plan.subject),
         },
         "models": {
             role: {"name": model.located.name, "ref": str(model.ref), **model.identity()}

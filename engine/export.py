@@ -87,7 +87,8 @@ def flat_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
         "status": provenance["status"],
         "model": shown or None,
         "model_fingerprint": "; ".join(m["fingerprint"] for m in models.values()) or None,
-        "tokenizer_digest": "; ".join(m["tokenizer"] for m in models.values()) or None,
+        "tokenizer_digest": "; ".join(m["tokenizer"] for m in models.values())
+        or provenance["subject"].get("tokenizer"),
         "dtype": "; ".join(m["dtype"] for m in models.values()) or None,
         "subject_digest": provenance["subject"]["digest"],
         "params": orjson.dumps(provenance["params"], option=orjson.OPT_SORT_KEYS).decode(),

@@ -169,12 +169,30 @@ class SentencePieceBackend:
         return [str(text) for text in self._sp.DecodeIds([list(map(int, row)) for row in rows])]
 
 
+def looks_like_sentencepiece(data: bytes) -> bool:
+    """Whether a file begins like SentencePiece's protobuf: a piece, and first in it its string."""
+    # Tag and length of the piece, tag and length of the string; all but absurd strings are short.
+    outer = data[1:2]
+    return (
+        len(data) >= 4
+        and data[0] == data[2] == 0x0A
+        and outer < b"\x80"
+        and data[3] + 2 <= outer[0]
+    )
+
+
 def load_sentencepiece(data: bytes, name: str) -> TokenizerSpec:
     """Read a SentencePiece model.
 
     Raises:
         UserError: when SentencePiece is not installed, or the file is none of its models.
     """
+    unreadable = UserError(
+        f"{name} is no tokenizer that can be read: give a tokenizer.json, a SentencePiece "
+        "model, a tiktoken file or a tekken.json."
+    )
+    if not looks_like_sentencepiece(data):
+        raise unreadable
     if importlib.util.find_spec("sentencepiece") is None:
         raise UserError(
             f"{name} looks like a SentencePiece model, which needs the package sentencepiece: "
@@ -186,10 +204,7 @@ def load_sentencepiece(data: bytes, name: str) -> TokenizerSpec:
         size = int(processor.GetPieceSize())
         raw = [str(processor.IdToPiece(i)) for i in range(size)]
     except Exception:  # a stranger's bytes: the library raises whatever it likes
-        raise UserError(
-            f"{name} is no tokenizer that can be read: give a tokenizer.json, a SentencePiece "
-            "model, a tiktoken file or a tekken.json."
-        ) from None
+        raise unreadable from None
     pieces = tuple(_piece(processor, i, text) for i, text in enumerate(raw))
     scores = tuple(float(processor.GetScore(i)) for i in range(size))
     unknown = int(processor.unk_id())

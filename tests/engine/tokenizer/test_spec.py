@@ -266,7 +266,10 @@ def _changed(**model: object) -> bytes:
     ("data", "sentence"),
     [
         (b" \n", "is empty"),
-        (b"\x00\x01\x02nothing", "no tokenizer that can be read|SentencePiece"),
+        (b"\x00\x01\x02nothing", "is no tokenizer that can be read"),
+        (b"root:x:0:0:root:/root:/bin/bash\n", "is no tokenizer that can be read"),
+        (b"\n# A text that begins with an empty line\n", "is no tokenizer that can be read"),
+        (b"\n\n\n\n\n text", "is no tokenizer that can be read"),
         (b"{", "is not valid JSON"),
         (b"[]", "is JSON but no tokenizer"),
         (b"{}", "is JSON but no tokenizer"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
+from engine.export import flat_provenance
 from engine.result import Request, Result
 from engine.running import run
 from engine.subjects import Message, Text
@@ -265,3 +266,14 @@ def test_bad_input(workspace: Workspace, tmp_path: Path) -> None:
             run(Request("tokenizer.text", subject, None, {}), workspace=workspace)
     result = looked(workspace, "byte_bpe", "a\x00b", tmp_path / "null")
     assert result.table("tokens").num_rows == 3
+
+
+def test_an_export_names_the_tokenizer_where_no_model_does(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    ref = reference(save("byte_bpe", tmp_path))
+    cut = looked(workspace, "byte_bpe", "the cat", tmp_path)
+    audit = run(Request("tokenizer.vocabulary", ref), workspace=workspace)[0]
+    for result in (cut, audit):
+        shown = flat_provenance(result.provenance)
+        assert (shown["model"], shown["tokenizer_digest"]) == (None, toy("byte_bpe").digest)
