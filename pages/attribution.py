@@ -65,7 +65,10 @@ def _linked(trace: Trace, stats: Result, asked: Asked) -> None:
     state.remember("selection", selection)
     with left:
         request = asked.request(trace, selection.span)
-        result = ask("attribution.scores", request, "", auto=True, doing="Tracing back")
+        result = ask(
+            "attribution.scores", request, "Trace back", doing="Tracing back",
+            auto=attributionforms.eager(trace),
+        )  # fmt: skip
         found = None if result is None else attributionviews.matrix(result)
         view = attributionviews.shown(stats, trace, found, selection.span, asked.unit)
         name = "surprisal"

@@ -17,6 +17,9 @@ from pages.widgets.paramform import param_form
 WHOLE = 128
 """Tokens of a response up to which all of it is explained at once."""
 
+EAGER = 2e11
+"""Parameters × tokens² of what is computed unasked: some five seconds on two cores."""
+
 FIRST = "occlusion"
 SHARED = (
     "targets", "explain", "contrast", "together", "granularity", "spans", "special", "memory",
@@ -87,6 +90,12 @@ class Asked:
         if self.other:
             models["other"] = self.other
         return Request(f"attribution.{method or self.method}", trace, models, params)
+
+
+def eager(trace: Trace) -> bool:
+    """Whether a text is explained unasked: one reading for each of its tokens is soon done."""
+    located = state.workspace().plan_model(state.chosen_model()).located
+    return located.parameters * len(trace) ** 2 <= EAGER
 
 
 def methods(*, contrast: bool = False) -> dict[str, Analysis]:

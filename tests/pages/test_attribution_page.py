@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import engine
 from engine import Request
-from pages.widgets import attributionviews
+from pages.widgets import attributionforms, attributionviews
 from pages.widgets.attributionviews import Matrix
 from tests.pages.cold import Cold
 from tests.pages.navigation import open_page
@@ -61,6 +61,21 @@ def test_what_it_cannot_do_is_one_sentence(app: AppTest) -> None:
     assert "The contrast says the same as the target: give another continuation." in texts(app)
     app.text_input(key="attribution-contrast").set_value("").run()
     healthy(until(app, idle))
+
+
+def test_a_long_text_is_explained_when_asked(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes minutes has a button; what takes seconds, or is stored, has none."""
+    assert attributionforms.eager(engine.gallery()[0].trace)
+    assert not attributionforms.eager(next(i.trace for i in engine.gallery() if i.name == "long"))
+    monkeypatch.setattr(attributionforms, "EAGER", 0)
+    app.run()
+    assert "Trace back" not in [b.label for b in app.button], "the gallery has it"
+    app.selectbox(key="attribution-method").set_value("value_zeroing").run()
+    healthy(until(app, idle))
+    next(b for b in app.button if b.label == "Trace back").click().run()
+    healthy(until(app, idle))
+    assert "Trace back" not in [b.label for b in app.button]
+    assert any("What made the model say" in t for t in texts(app))
 
 
 SCORES = pa.table(
