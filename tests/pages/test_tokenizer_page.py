@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 import engine
 from engine import Request, Text, UserError
 from engine.catalogue import BUNDLED_FOLDER
+from engine.subjects import Corpus
 from engine.tokenizer import reference, uploads
 from pages.widgets import tokenizerbytes
 from pages.widgets.tokenizerbytes import REPAIRS
@@ -136,3 +137,61 @@ def test_the_shown_ids_and_a_phantom_edit(app: AppTest) -> None:
     app.text_area(key="tokenizer-ids-other").set_value(f"{first}").run()
     until(app, idle)
     assert "They are the same." in texts(healthy(app))
+
+
+def corpus_tab(app: AppTest) -> AppTest:
+    app.session_state["tokenizer-tabs"] = "My corpus"
+    return until(app.run(), idle)
+
+
+def test_a_corpus_of_mine(app: AppTest) -> None:
+    """Counted, compared by what it costs there, and what new tokens would save."""
+    app.multiselect(key="tokenizer-others").set_value(["model:demo-multidigit"])
+    corpus_tab(app)
+    lines = ["12 stickers and 31 stickers", "the 64 boxes", "12 12 12"]
+    data = "\n".join(lines).encode()
+    app.file_uploader(key="tokenizer-corpus").set_value(("mine.txt", data, "text/plain"))
+    app.text_input(key="tokenizer-add").set_value("12, stick").run()
+    healthy(until(app, idle))
+    whose = reference(DEMO / "tokenizer.json")
+    subject = Corpus(documents=tuple(lines))
+    params = {"tokenizer": whose, "add": ("12", " stick")}
+    counted = engine.run(Request("tokenizer.corpus", subject, None, params))[0]
+    shown = {tuple(d.value.columns): d.value for d in app.dataframe}
+    summary = next(v for columns, v in shown.items() if "measure" in columns)
+    wanted = {r["measure"]: r["value"] for r in counted.table("summary").to_pylist()}
+    assert dict(zip(summary["measure"], summary["value"], strict=True)) == wanted
+    assert wanted["documents"] == 3
+    other = reference(DEMO.parent / "demo-multidigit" / "tokenizer.json")
+    params = {"tokenizer": whose, "others": (other,)}
+    impact = engine.run(Request("tokenizer.compare", subject, None, params))[0].table("impact")
+    assert impact.num_rows > 0
+    assert any("largest impact" in t for t in texts(app))
+    app.file_uploader(key="tokenizer-corpus").set_value(("x.jsonl", b'{"txt": 1}\n', ""))
+    app.run()
+    healthy(until(app, idle))
+    assert 'x.jsonl, line 1: an object with "text" is expected.' in texts(app)
+
+
+def test_parallel_sentences(app: AppTest) -> None:
+    corpus_tab(app)
+    app.text_area(key="tokenizer-language-a").set_value("the cat sat\nthe box")
+    app.text_area(key="tokenizer-language-b").set_value("die Katze").run()
+    assert any("There are 2 and 1 lines" in t for t in texts(healthy(app)))
+    app.text_area(key="tokenizer-language-b").set_value("die Katze saß\ndie Kiste").run()
+    healthy(until(app, idle))
+    assert any("premium" in d.value.columns for d in app.dataframe)
+
+
+def test_a_dropped_tokenizer(app: AppTest) -> None:
+    app.selectbox(key="tokenizer-which").set_value("file").run()
+    data = (DEMO.parent / "demo-multidigit" / "tokenizer.json").read_bytes()
+    app.file_uploader(key="tokenizer-file").set_value(("mine.json", data, "")).run()
+    healthy(until(app, idle))
+    text = engine.gallery()[0].trace.spelled.decode()
+    ref = reference(DEMO.parent / "demo-multidigit" / "tokenizer.json")
+    (result,) = engine.run(Request("tokenizer.text", Text(prompt=text, tokenizer=ref)))
+    tokens = result.table("tokens").num_rows
+    assert any(f"bytes in {tokens} tokens" in t for t in texts(app))
+    app.file_uploader(key="tokenizer-file").set_value(("bad.json", b"{", "")).run()
+    assert any("is not valid JSON" in t for t in texts(healthy(app)))
