@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -186,4 +186,31 @@ def watched(server: str, contexts: Callable[..., BrowserContext]) -> Iterator[Ca
     yield open_page
     for page in pages:
         page.close()
+    assert not trouble, trouble
+
+
+@pytest.fixture
+def lone(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
+    """Open pages from files; nothing may be fetched and nothing may complain."""
+    opened: list[BrowserContext] = []
+    trouble: list[str] = []
+
+    def open_page(content: str, *, width: int = 900, height: int = 800, **options: Any) -> Page:
+        file = tmp_path / f"page-{len(opened)}.html"
+        file.write_text(content, encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        opened.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: trouble.append(str(e)))
+        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
+        ours = (file.as_uri(), "blob:")
+        page.on("request", lambda r: None if r.url.startswith(ours) else trouble.append(r.url))
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
     assert not trouble, trouble

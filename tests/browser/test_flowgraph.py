@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import json
-import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -20,6 +18,7 @@ from engine.render.flowgraph import (
     flowgraph_svg,
 )
 from tests.browser.demo import demo_app
+from tests.browser.harness import document, mounted, mounter, plain
 from tests.pages.test_flowgraph import graph
 
 if TYPE_CHECKING:
@@ -27,62 +26,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-HARNESS = f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 20px;
- background: #fcfcfa; }} @media (prefers-color-scheme: dark) {{ body {{ background: #15171a; }} }}
-{flowgraph_css()}</style><div id="host">{FLOWGRAPH_HTML}</div>
-<script type="module">{flowgraph_js()}
-window.reports = [];
-window.heard = [];
-for (const name of ["tokenscope:select", "tokenscope:hover"]) {{
-  addEventListener(name, (event) => heard.push([name.slice(11), event.detail]));
-}}
-window.mount = (data) => {{
-  const setStateValue = (...told) => reports.push(told);
-  flowgraph({{ data, parentElement: document.querySelector("#host"), setStateValue }});
-  window.one = document.querySelector(".ts-flow").view;
-}};
-window.tools = {{ fileOf, pngOf }};
-</script>"""
-
-
-def plain(payload: dict[str, Any]) -> dict[str, Any]:
-    """The payload as JSON can carry it."""
-    tables = {
-        name: {
-            column: [None if isinstance(v, float) and math.isnan(v) else v for v in values]
-            for column, values in payload[name].to_pydict().items()
-        }
-        for name in ("columns", "edges")
-    }
-    return json.loads(json.dumps({**payload, **tables}))
+SCRIPT = flowgraph_js() + mounter("flowgraph", ".ts-flow") + "window.tools = { fileOf, pngOf };\n"
+HARNESS = document(flowgraph_css(), FLOWGRAPH_HTML, SCRIPT)
 
 
 @pytest.fixture
-def visit(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Open the harness from a file; nothing may be fetched and nothing may complain."""
-    contexts, trouble = [], []
-    file = tmp_path / "page.html"
-    file.write_text(HARNESS, encoding="utf-8")
-
+def visit(lone: Callable[..., Page]) -> Callable[..., Page]:
     def open_page(payload: dict[str, Any], width: int = 1080, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        ours = (file.as_uri(), "blob:")
-        page.on("request", lambda r: None if r.url.startswith(ours) else trouble.append(r.url))
-        page.goto(file.as_uri())
-        page.wait_for_function("() => window.mount !== undefined")
-        page.evaluate("data => mount(data)", plain(payload))
-        return page
+        page = lone(HARNESS, width=width, height=1000, **options)
+        return mounted(page, plain(payload, "columns", "edges"))
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def spot(page: Page, position: int) -> tuple[float, float]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from engine.render.group import GROUP_HTML, RolloutRow, group_css, group_data
 from engine.render.signals import Signal
 from engine.render.strip import asset
 from engine.render.text import markup
+from tests.browser.harness import document, mounted
 from tests.pages.hostile import HOSTILE
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -27,46 +27,25 @@ INFLUENCE = Signal(
     "influence", "influence on the answer", "nats", "", "diverging", -2, 2, ("−2", "2 or more")
 )
 ENTROPY = Signal("entropy", "entropy", "nats", "", "sequential", 0, 3, ("0", "3"))
-HARNESS = f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 20px;
- background: #fcfcfa; }} @media (prefers-color-scheme: dark) {{ body {{ background: #15171a; }} }}
-{group_css()}</style><div id="host">{GROUP_HTML}</div>
-<script type="module">{asset("group.js")}
+MOUNT = """
 window.reports = [];
-window.mount = (data, place = "#host") => {{
+window.mount = (data, place = "#host") => {
   const setStateValue = (name, value) => name === "token" && reports.push([name, value]);
   const parentElement = document.querySelector(place);
-  window.unmount = group({{ data, parentElement, setStateValue }});
+  window.unmount = group({ data, parentElement, setStateValue });
   window.one = parentElement.querySelector(".ts-group").group;
-}};
-window.tell = (detail) => window.dispatchEvent(new CustomEvent("tokenscope:view", {{ detail }}));
-</script>"""
+};
+window.tell = (detail) => window.dispatchEvent(new CustomEvent("tokenscope:view", { detail }));
+"""
+HARNESS = document(group_css(), GROUP_HTML, asset("group.js") + MOUNT)
 
 
 @pytest.fixture
-def visit(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Open the harness from a file; nothing may be fetched and nothing may complain."""
-    contexts, trouble = [], []
-    file = tmp_path / "page.html"
-    file.write_text(HARNESS, encoding="utf-8")
-
+def visit(lone: Callable[..., Page]) -> Callable[..., Page]:
     def open_page(data: dict[str, Any], width: int = 1000, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        page.on("request", lambda r: trouble.append(r.url) if r.url != file.as_uri() else None)
-        page.goto(file.as_uri())
-        page.wait_for_function("() => window.mount !== undefined")
-        page.evaluate("data => mount(data)", data)
-        return page
+        return mounted(lone(HARNESS, width=width, **options), data)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def row(number: int, length: int = 40, **changes: Any) -> RolloutRow:

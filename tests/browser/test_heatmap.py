@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import pytest
 from engine.render import palette
 from engine.render.heatmap import HEATMAP_HTML, heatmap_css, heatmap_js
 from tests.browser.demo import demo_app
+from tests.browser.harness import document, mounted, mounter, plain
 from tests.pages.test_heatmap import heat
 
 if TYPE_CHECKING:
@@ -21,55 +21,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-HARNESS = f"""<!doctype html><meta charset="utf-8"><style>body {{ margin: 20px;
- background: #fcfcfa; }} @media (prefers-color-scheme: dark) {{ body {{ background: #15171a; }} }}
-{heatmap_css()}</style><div id="host">{HEATMAP_HTML}</div>
-<script type="module">{heatmap_js()}
-window.reports = [];
-window.heard = [];
-for (const name of ["tokenscope:select", "tokenscope:hover"]) {{
-  addEventListener(name, (event) => heard.push([name.slice(11), event.detail]));
-}}
-window.mount = (data) => {{
-  const setStateValue = (...told) => reports.push(told);
-  heatmap({{ data, parentElement: document.querySelector("#host"), setStateValue }});
-  window.one = document.querySelector(".ts-heat").view;
-}};
-</script>"""
+HARNESS = document(heatmap_css(), HEATMAP_HTML, heatmap_js() + mounter("heatmap", ".ts-heat"))
 
 
 @pytest.fixture
-def visit(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Open the harness from a file; nothing may be fetched and nothing may complain."""
-    contexts, trouble = [], []
-    file = tmp_path / "page.html"
-    file.write_text(HARNESS, encoding="utf-8")
-
+def visit(lone: Callable[..., Page]) -> Callable[..., Page]:
     def open_page(payload: dict[str, Any], width: int = 1080, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        page.on("request", lambda r: None if r.url == file.as_uri() else trouble.append(r.url))
-        page.goto(file.as_uri())
-        page.wait_for_function("() => window.mount !== undefined")
-        tables = {
-            name: {
-                column: [None if isinstance(v, float) and math.isnan(v) else v for v in values]
-                for column, values in payload[name].to_pydict().items()
-            }
-            for name in ("columns", "cells")
-        }
-        page.evaluate("data => mount(data)", json.loads(json.dumps({**payload, **tables})))
-        return page
+        page = lone(HARNESS, width=width, height=900, **options)
+        return mounted(page, plain(payload, "columns", "cells"))
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
+    return open_page
 
 
 def spot(page: Page, row: int, column: int) -> tuple[float, float]:

@@ -61,31 +61,6 @@ def long_text(n: int = LONG) -> dict[str, pa.Table]:
     return tables(words, np.where(np.arange(n) == 20_000, 9, 0.5))
 
 
-@pytest.fixture
-def visit(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Open a page from a file; nothing may be fetched and nothing may complain."""
-    contexts, trouble = [], []
-
-    def open_page(content: str, **options: Any) -> Page:
-        file = tmp_path / f"page-{len(contexts)}.html"
-        file.write_text(content, encoding="utf-8")
-        context = browser.new_context(viewport={"width": 900, "height": 800}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        page.on("console", lambda m: trouble.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda e: trouble.append(str(e)))
-        page.on("dialog", lambda d: (trouble.append(d.message), d.dismiss()))
-        page.on("request", lambda r: trouble.append(r.url) if r.url != file.as_uri() else None)
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not trouble, trouble
-
-
 @pytest.fixture(scope="module")
 def parser(browser: Browser) -> Iterator[Page]:
     page = browser.new_page()
@@ -96,9 +71,9 @@ def parser(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def mounted(visit) -> Callable[..., Page]:
+def mounted(lone: Callable[..., Page]) -> Callable[..., Page]:
     def mount(*args: Any, marks: Sequence[dict[str, Any]] = (), **options: Any) -> Page:
-        page = visit(HARNESS, **options)
+        page = lone(HARNESS, **options)
         page.evaluate("data => mount(data)", data_of(tables(*args), marks=marks))
         return page
 
@@ -137,8 +112,8 @@ def take(page: Page) -> None:
     )
 
 
-def test_32000_tokens_of_which_few_are_in_the_page(visit, tmp_path: Path):
-    page = visit(html(long_text()))
+def test_32000_tokens_of_which_few_are_in_the_page(lone, tmp_path: Path):
+    page = lone(html(long_text()))
     page.locator(".t.selected").wait_for(state="attached")
     take(page)
     # The selected token is there for screen readers, though it lies far below.
@@ -194,8 +169,8 @@ def copy(page: Page) -> str:
     )
 
 
-def test_arrows_cross_blocks_that_are_not_drawn_yet(visit):
-    page = visit(html(long_text(4000)))
+def test_arrows_cross_blocks_that_are_not_drawn_yet(lone):
+    page = lone(html(long_text(4000)))
     page.locator(".t.selected").wait_for(state="attached")
     take(page)
     page.locator(".tokens").focus()
@@ -496,12 +471,12 @@ def test_a_reader_comes_back_to_the_same_place(mounted):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_hostile_tokens_are_only_shown(visit, tmp_path: Path, scheme: str):
+def test_hostile_tokens_are_only_shown(lone, tmp_path: Path, scheme: str):
     given = tables(HOSTILE, prompt=2)
     marks = [{"position": 3, "kind": "culprit", "text": HOSTILE[2]}]
     head = '<meta name="color-scheme" content="light dark">'
     drawn = html(given, marks=marks) + html(tables(HOSTILE[::-1]))
-    page = visit(head + drawn, color_scheme=scheme)
+    page = lone(head + drawn, color_scheme=scheme)
     page.locator(".t.selected").last.wait_for()
     take(page)
     assert page.locator(".ts-strip").count() == 2
@@ -523,11 +498,11 @@ def test_hostile_tokens_are_only_shown(visit, tmp_path: Path, scheme: str):
     page.screenshot(path=tmp_path / f"hostile-{scheme}.png")
 
 
-def test_without_a_background_the_text_tells_the_theme(visit):
+def test_without_a_background_the_text_tells_the_theme(lone):
     """A bare file stays white where the system is dark: so does the strip's palette."""
-    bare = visit(html(tables([" a"])), color_scheme="dark")
+    bare = lone(html(tables([" a"])), color_scheme="dark")
     assert bare.locator(".ts-strip").get_attribute("data-theme") == "light"
-    cell = visit("<body style='color: #ddd'>" + html(tables([" a"])))
+    cell = lone("<body style='color: #ddd'>" + html(tables([" a"])))
     assert cell.locator(".ts-strip").get_attribute("data-theme") == "dark"
 
 
