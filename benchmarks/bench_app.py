@@ -32,11 +32,14 @@ LONG = 5_000
 FIRST = {
     "": ".t",
     "tokens": ".t.selected",
+    "branches": ".t.selected",
+    "summary": ".ts-bars tbody tr",
     "critical": ".t.selected",
     "rewards": ".ts-group .t",
     "attribution": ".t.selected",
     "flow": ".ts-flow svg",
     "tokenizer": ".t.selected",
+    "library": "[data-testid=stDataFrame]",
 }
 """Address of a page, and what is on its first picture."""
 

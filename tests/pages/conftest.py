@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import engine
+from cache.locks import ProcessLock
 from tests.pages.cold import Cold
 from tests.pages.navigation import ROOT
 
@@ -45,11 +47,31 @@ def empty_home(app_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
-    """What each page shows its first visitor, in a process of its own (:mod:`tests.pages.cold`)."""
+    """What each page shows its first visitor, in a process of its own (:mod:`tests.pages.cold`).
+
+    Seen once for all workers of a run: the folder above a worker's own is theirs in common.
+    """
+    home = tmp_path_factory.mktemp("cold")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return _seen(home)
+    kept = tmp_path_factory.getbasetemp().parent / "cold.json"
+    lock = ProcessLock(kept.with_suffix(".lock"))
+    while not lock.try_acquire():
+        time.sleep(0.1)
+    try:
+        if not kept.is_file():
+            kept.write_text(json.dumps(_seen(home)), encoding="utf-8")
+    finally:
+        lock.release()
+    found: Cold = json.loads(kept.read_text(encoding="utf-8"))
+    return found
+
+
+def _seen(home: Path) -> Cold:
     done = subprocess.run(
         [sys.executable, "-m", "tests.pages.cold"],
         cwd=ROOT,
-        env={**os.environ, "TOKENSCOPE_HOME": str(tmp_path_factory.mktemp("cold"))},
+        env={**os.environ, "TOKENSCOPE_HOME": str(home)},
         capture_output=True,
         text=True,
         check=True,
