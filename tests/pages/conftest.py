@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +55,7 @@ def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
         return _seen(home)
     kept = tmp_path_factory.getbasetemp().parent / "cold.json"
     lock = ProcessLock(kept.with_suffix(".lock"))
-    while not lock.try_acquire():
-        time.sleep(0.1)
+    lock.acquire(timeout=300)
     try:
         if not kept.is_file():
             kept.write_text(json.dumps(_seen(home)), encoding="utf-8")
