@@ -19,7 +19,7 @@ from engine.tokenizer.spec import TokenizerSpec
 
 _OWN = regex.compile(r"\\[wWdDhHbBAzZGpP]?\{?\^|\\[wWdDhHbBAzZG]|(?<!\[)\^|\$|(?<!\\)\.|\[:")
 """What Python's module may read otherwise than the library."""
-_FOLDED = regex.compile("[\u017f\u212a]")
+_FOLDED = frozenset("\u017f\u212a")
 """Long s and the Kelvin sign, which are s and k without case."""
 
 _TEKKEN = (
@@ -49,7 +49,7 @@ class Splitter:
         Those are texts with characters that Unicode tables of different years, or rules without
         case, may differ about, and texts of which the pattern leaves something out.
         """
-        if not text.isascii() and (doubtful(text) or _FOLDED.search(text)):
+        if not text.isascii() and (not _FOLDED.isdisjoint(text) or doubtful(text)):
             return None
         found: list[str] = self._find(text)
         return found if "".join(found) == text else None
