@@ -25,7 +25,7 @@ def draw(lattice: pa.Table) -> None:
     theme = theme_now()
     # Long tokens on top; each takes the first lane that is free where it lies.
     lanes: list[list[tuple[int, int]]] = []
-    figure = go.Figure()
+    shapes, labels = [], []
     for row in sorted(rows, key=lambda r: (not r["canonical"], r["start_byte"] - r["end_byte"])):
         start, end = row["start_byte"], row["end_byte"]
         lane = next(
@@ -36,24 +36,30 @@ def draw(lattice: pa.Table) -> None:
             lanes.append([])
         lanes[lane].append((start, end))
         own = bool(row["canonical"])
-        figure.add_shape(
-            type="rect",
-            x0=start + 0.04,
-            x1=end - 0.04,
-            y0=-lane - 0.42,
-            y1=-lane + 0.42,
-            line={"width": 1, "color": palette.ACCENT[theme] if own else palette.LINE[theme]},
-            fillcolor=palette.sequential(theme)[14] if own else "rgba(0,0,0,0)",
-            layer="below",
+        shapes.append(
+            {
+                "type": "rect",
+                "x0": start + 0.04,
+                "x1": end - 0.04,
+                "y0": -lane - 0.42,
+                "y1": -lane + 0.42,
+                "line": {"width": 1, "color": (palette.ACCENT if own else palette.LINE)[theme]},
+                "fillcolor": palette.sequential(theme)[14] if own else "rgba(0,0,0,0)",
+                "layer": "below",
+            }
         )
-        figure.add_annotation(
-            x=(start + end) / 2,
-            y=-lane,
-            # Plotly reads markup in its labels, so none is left.
-            text=html.escape(plain(row["token"])[: 4 * (end - start)], quote=False),
-            showarrow=False,
-            font={"size": 11, "family": "monospace"},
+        labels.append(
+            {
+                "x": (start + end) / 2,
+                "y": -lane,
+                # Plotly reads markup in its labels, so none is left.
+                "text": html.escape(plain(row["token"])[: 4 * (end - start)], quote=False),
+                "showarrow": False,
+                "font": {"size": 11, "family": "monospace"},
+            }
         )
+    # All at once: added one by one each would be checked with all before it.
+    figure = go.Figure(layout={"shapes": shapes, "annotations": labels})
     plainly(figure, "byte of the string", "")
     figure.update_xaxes(range=[-0.2, max(r["end_byte"] for r in rows) + 0.2], dtick=1)
     figure.update_yaxes(visible=False, range=[-len(lanes) + 0.4, 0.6])
