@@ -40,8 +40,8 @@ def draw(found: Result) -> None:
     """Bars for the exact and the token view; the repairs as marks."""
     rows = outcomes(found)
     theme = theme_now()
-    # Plotly reads markup in its labels, so none is left; equal ones would share a bar.
-    labels = [f"{html.escape(row['label'], quote=False)}" for row in rows]
+    # Plotly reads markup in its labels, so none is left.
+    labels = [html.escape(row["label"], quote=False) for row in rows]
     figure = go.Figure()
     for name, title, color in (
         ("probability", "exact", palette.ACCENT[theme]),

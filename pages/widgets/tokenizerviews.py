@@ -109,13 +109,12 @@ def sentence(cut: Result) -> str:
     tokens = cut.table("tokens")
     size = pc.sum(pc.binary_length(tokens["token_bytes"])).as_py() or 0
     said = (
-        f"{size:,} bytes in {tokens.num_rows:,} tokens, {size / max(tokens.num_rows, 1):.2f} each"
+        f"{size:,} byte{_s(size)} in {tokens.num_rows:,} token{_s(tokens.num_rows)}, "
+        f"{size / max(tokens.num_rows, 1):.2f} each"
     )
     counts = Counter(cut.table("findings")["severity"].to_pylist())
     found = ", ".join(
-        f"{counts[name]:,} {name}{'' if counts[name] == 1 else 's'}"
-        for name in WORSE
-        if counts[name]
+        f"{counts[name]:,} {name}{_s(counts[name])}" for name in WORSE if counts[name]
     )
     return f"{said}; {found or 'nothing remarkable'}."
 
@@ -134,3 +133,7 @@ def steps(cut: Result, position: int) -> tuple[str, list[str]]:
         else:
             lines.append(f"{step['action']}: {parts}")
     return row["rule"] or "", lines
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"

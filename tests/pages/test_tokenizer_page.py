@@ -61,6 +61,11 @@ def test_the_numbers_are_those_of_the_analysis(app: AppTest) -> None:
     assert sorted(shown["evidence"]) == sorted(result.table("findings")["evidence"].to_pylist())
 
 
+def test_one_byte_is_one_token(app: AppTest) -> None:
+    app.text_area(key="tokenizer-text").set_value("a").run()
+    assert any("1 byte in 1 token, 1.00 each" in t for t in texts(healthy(until(app, idle))))
+
+
 def test_spellings_and_ids(app: AppTest) -> None:
     app.text_input(key="tokenizer-string").set_value("cat").run()
     app.button(key="go-tokenizer.spellings").click().run()
